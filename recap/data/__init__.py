@@ -1,0 +1,1 @@
+"""The data path: files, row order, decoding, preprocessing and read-ahead."""

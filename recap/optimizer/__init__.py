@@ -1,0 +1,11 @@
+"""Optimizers: one learning rate per tower, for the backbone and for embedding tables."""
+
+from recap.optimizer.config import MultiTaskLearningRates, RecapAdamConfig, RecapOptimizerConfig
+from recap.optimizer.param_groups import set_learning_rates
+
+__all__ = [
+    "MultiTaskLearningRates",
+    "RecapAdamConfig",
+    "RecapOptimizerConfig",
+    "set_learning_rates",
+]

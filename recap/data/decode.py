@@ -1,0 +1,302 @@
+"""Arrow columns of one row group into numpy arrays, as the schema names them; no Python per row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from recap.data.files import DataError
+from recap.schema import Dense, Schema, Sparse
+
+
+@dataclass(frozen=True)
+class Rows:
+    """n decoded rows: numpy twins of a batch's fields."""
+
+    dense: Mapping[str, np.ndarray]  # name → [n, width]
+    sparse: Mapping[str, tuple[np.ndarray, np.ndarray]]  # name → slots [V], offsets [n + 1]
+    labels: np.ndarray  # [n, T] float32
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, index: np.ndarray) -> Rows:
+        """The rows numbered by ``index`` [m], in that order; every row is copied once."""
+        return Rows(
+            {name: array[index] for name, array in self.dense.items()},
+            {name: _take_bags(*bags, index) for name, bags in self.sparse.items()},
+            self.labels[index],
+        )
+
+    @staticmethod
+    def concatenate(parts: Sequence[Rows]) -> Rows:
+        """All rows of ``parts``, one after the other."""
+        if len(parts) == 1:
+            return parts[0]
+        first = parts[0]
+        return Rows(
+            {name: np.concatenate([part.dense[name] for part in parts]) for name in first.dense},
+            {
+                name: _concatenate_bags([part.sparse[name] for part in parts])
+                for name in first.sparse
+            },
+            np.concatenate([part.labels for part in parts]),
+        )
+
+
+def columns_of(schema: Schema, tasks: Sequence[str]) -> list[str]:
+    """The file's columns that the schema's inputs and the labels of ``tasks`` are read from."""
+    columns = [name for dense in schema.dense.values() for name in dense.stored_in]
+    columns += [sparse.column for sparse in schema.sparse.values()]
+    columns += [schema.labels[task] for task in tasks]
+    return list(dict.fromkeys(columns))
+
+
+class Decoder:
+    """Turns Arrow tables of the columns of a schema into ``Rows``; holds the vocabularies."""
+
+    def __init__(self, schema: Schema, tasks: Sequence[str]) -> None:
+        self.schema, self.tasks = schema, tuple(tasks)
+        self._vocabularies = {
+            name: vocabulary_array(sparse)
+            for name, sparse in schema.sparse.items()
+            if sparse.vocabulary is not None and not isinstance(sparse.vocabulary, int)
+        }
+
+    def __call__(self, table: pa.Table) -> Rows:
+        """``table`` decoded.
+
+        Raises:
+            DataError: a label that is neither 0 nor 1, a list of another length than the schema's,
+                an id that is no whole number; the message names the column and the row.
+        """
+        labels = np.empty((len(table), len(self.tasks)), np.float32)
+        for t, task in enumerate(self.tasks):
+            labels[:, t] = _label(table, self.schema.labels[task])
+        return Rows(
+            {name: _dense(table, dense) for name, dense in self.schema.dense.items()},
+            {name: self._bags(table, name) for name in self.schema.sparse},
+            labels,
+        )
+
+    def _bags(self, table: pa.Table, name: str) -> tuple[np.ndarray, np.ndarray]:
+        sparse = self.schema.sparse[name]
+        ids, offsets = _ids(_one_chunk(table, sparse.column), sparse)
+        if sparse.num_buckets is not None:
+            return (_hash(ids) % np.uint64(sparse.num_buckets)).astype(np.int64), offsets
+        if isinstance(sparse.vocabulary, int):
+            numbers = _whole_numbers(ids, sparse.column)
+            known = (numbers >= 0) & (numbers < sparse.vocabulary)
+            return np.where(known, numbers + 1, 0), offsets
+        vocabulary = self._vocabularies[name]
+        if ids.type != vocabulary.type:
+            ids = _cast_ids(ids, vocabulary.type, sparse.column)
+        return _numpy(pc.fill_null(pc.index_in(ids, vocabulary), -1)).astype(np.int64) + 1, offsets
+
+
+def num_slots(sparse: Sparse) -> int:
+    """Slots that ids of ``sparse`` are mapped to: rows of an embedding table that holds them all."""
+    if sparse.num_buckets is not None:
+        return sparse.num_buckets
+    if isinstance(sparse.vocabulary, int):
+        return sparse.vocabulary + 1
+    return len(vocabulary_array(sparse)) + 1
+
+
+def vocabulary_array(sparse: Sparse) -> pa.Array:
+    """The known ids in the order of their slots, as int64 or strings.
+
+    Raises:
+        DataError: the vocabulary's file cannot be read, lists an id twice or a null.
+    """
+    if not isinstance(sparse.vocabulary, str):
+        assert not isinstance(sparse.vocabulary, int | None)
+        return pa.array(sparse.vocabulary)
+    import pyarrow.parquet as pq
+
+    try:
+        column = pq.read_table(sparse.vocabulary).column(0).combine_chunks()
+    except (OSError, pa.ArrowInvalid) as error:
+        raise DataError(f"vocabulary {sparse.vocabulary}: {error}") from error
+    if column.null_count or pc.count_distinct(column).as_py() != len(column):
+        raise DataError(f"vocabulary {sparse.vocabulary}: an id stands there twice or is null")
+    return column.cast(pa.int64()) if pa.types.is_integer(column.type) else column
+
+
+def _dense(table: pa.Table, dense: Dense) -> np.ndarray:
+    """[n, width] in the schema's dtype, or a narrower integer type where the file stores one."""
+    dtype = np.dtype(dense.dtype)
+    if dense.columns is not None:
+        out = np.empty((len(table), dense.width), dtype)
+        for j, name in enumerate(dense.columns):
+            out[:, j] = _scalars(_one_chunk(table, name), dtype)
+        return out
+    column = _one_chunk(table, str(dense.column))
+    if pa.types.is_fixed_size_binary(column.type):
+        return _raw(column, dense, dtype)
+    if pa.types.is_fixed_size_list(column.type) or pa.types.is_list(column.type):
+        return _lists(column, dense, dtype)
+    return _scalars(column, dtype).reshape(-1, 1)
+
+
+def stored_dtype(byte_width: int, dense: Dense) -> np.dtype | None:
+    """The type of raw numbers that take ``byte_width`` bytes a row; None where none fits."""
+    size, rest = divmod(byte_width, dense.width)
+    dtype = np.dtype(dense.dtype)
+    if rest or size not in (1, 2, 4, 8):
+        return None
+    if size == dtype.itemsize:
+        return dtype
+    if dtype.kind in "iu" and size < dtype.itemsize:
+        return np.dtype(f"{dtype.kind}{size}")
+    if dtype.kind == "f" and size in (2, 4, 8):
+        return np.dtype(f"f{size}")
+    return None
+
+
+def _raw(column: pa.Array, dense: Dense, dtype: np.dtype) -> np.ndarray:
+    stored = stored_dtype(column.type.byte_width, dense)
+    assert stored is not None, "checked when the files were opened"
+    width = column.type.byte_width
+    numbers = np.frombuffer(
+        column.buffers()[1], stored, count=len(column) * dense.width, offset=column.offset * width
+    ).reshape(-1, dense.width)
+    if column.null_count:
+        numbers = numbers.copy()
+        numbers[_numpy(column.is_null())] = _null_of(dtype)
+    return numbers
+
+
+def _lists(column: pa.Array, dense: Dense, dtype: np.dtype) -> np.ndarray:
+    null = _numpy(column.is_null())
+    if pa.types.is_list(column.type):
+        lengths = _numpy(pc.fill_null(pc.list_value_length(column), dense.width))
+        if (wrong := lengths != dense.width).any():
+            row = int(wrong.argmax())
+            raise DataError(
+                f"column {dense.column!r}, row {row}: a list of {lengths[row]}, "
+                f"the schema says {dense.width}"
+            )
+    values = _scalars(column.flatten(), dtype)  # the items of null lists are left out
+    if not null.any():
+        return values.reshape(-1, dense.width)
+    out = np.full((len(column), dense.width), _null_of(dtype), dtype)
+    out[~null] = values.reshape(-1, dense.width)
+    return out
+
+
+def _scalars(column: pa.Array, dtype: np.dtype) -> np.ndarray:
+    """[n] numbers; a null is NaN in a float type and 0 in any other."""
+    if column.null_count and dtype.kind != "f":
+        column = pc.fill_null(column, False if pa.types.is_boolean(column.type) else 0)
+    return _numpy(column).astype(dtype, copy=False)
+
+
+def _null_of(dtype: np.dtype) -> float:
+    return float("nan") if dtype.kind == "f" else 0
+
+
+def _label(table: pa.Table, name: str) -> np.ndarray:
+    column = _one_chunk(table, name)
+    values = _numpy(column)  # a null arrives as NaN, or as None in a column of booleans
+    if values.dtype != bool:
+        wrong = (values != 0) & (values != 1)
+        if wrong.any():
+            row = int(wrong.argmax())
+            raise DataError(
+                f"label column {name!r}, row {row}: {column[row].as_py()} is neither 0 nor 1"
+            )
+    return values.astype(np.float32)
+
+
+def _ids(column: pa.Array, sparse: Sparse) -> tuple[pa.Array, np.ndarray]:
+    """All ids of a column without nulls [V], and the offsets [n + 1] of each row's."""
+    if sparse.separator is not None:
+        column = pc.split_pattern(
+            pc.if_else(pc.equal(column, ""), pa.scalar(None, column.type), column),
+            sparse.separator,
+        )
+    if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
+        lengths = _numpy(pc.fill_null(pc.list_value_length(column), 0))
+        ids = column.flatten()
+        if ids.null_count:
+            row_of = np.repeat(np.arange(len(column)), lengths)
+            lengths = np.bincount(row_of[_numpy(ids.is_valid())], minlength=len(column))
+    else:
+        ids, lengths = column, _numpy(column.is_valid())
+    offsets = np.zeros(len(column) + 1, np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    return ids.drop_null(), offsets
+
+
+def _whole_numbers(ids: pa.Array, column: str) -> np.ndarray:
+    return _numpy(_cast_ids(ids, pa.int64(), column))
+
+
+def _cast_ids(ids: pa.Array, to: pa.DataType, column: str) -> pa.Array:
+    try:
+        return ids.cast(to)
+    except pa.ArrowInvalid as error:
+        raise DataError(f"column {column!r}: ids cannot be read as {to}: {error}") from error
+
+
+def _hash(ids: pa.Array) -> np.ndarray:
+    """[V] uint64, the same on every machine: splitmix64 of integers, a polynomial of strings' bytes.
+
+    The integer mix is Steele, Lea and Flood's finalizer (OOPSLA 2014).
+    """
+    if pa.types.is_floating(ids.type):
+        ids = ids.cast(pa.int64())
+    if pa.types.is_integer(ids.type):
+        return _mix(_numpy(ids).astype(np.int64).view(np.uint64))
+    binary = ids.cast(pa.large_binary())
+    starts = np.frombuffer(binary.buffers()[1], np.int64, len(binary) + 1, binary.offset * 8)
+    data = np.frombuffer(binary.buffers()[2] or b"", np.uint8)
+    lengths = np.diff(starts)
+    state = lengths.astype(np.uint64)
+    # one step per byte position, over all strings that are still that long: longest strings first
+    order = np.argsort(-lengths, kind="stable")
+    for position in range(int(lengths.max(initial=0))):
+        alive = order[: int(np.searchsorted(-lengths[order], -position, side="left"))]
+        state[alive] = state[alive] * np.uint64(0x100000001B3) + data[starts[alive] + position]
+    return _mix(state)
+
+
+def _mix(x: np.ndarray) -> np.ndarray:
+    x = x + np.uint64(0x9E3779B97F4A7C15)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def _take_bags(
+    slots: np.ndarray, offsets: np.ndarray, index: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    lengths = offsets[index + 1] - offsets[index]
+    taken = np.zeros(len(index) + 1, np.int64)
+    np.cumsum(lengths, out=taken[1:])
+    shift = np.repeat(offsets[index] - taken[:-1], lengths)
+    return slots[np.arange(taken[-1]) + shift], taken
+
+
+def _concatenate_bags(
+    bags: Sequence[tuple[np.ndarray, np.ndarray]],
+) -> tuple[np.ndarray, np.ndarray]:
+    ends = np.cumsum([0] + [offsets[-1] for _, offsets in bags])
+    offsets = [offsets[:-1] + end for (_, offsets), end in zip(bags, ends[:-1], strict=True)]
+    return np.concatenate([slots for slots, _ in bags]), np.append(
+        np.concatenate(offsets), ends[-1]
+    )
+
+
+def _one_chunk(table: pa.Table, name: str) -> pa.Array:
+    column = table.column(name)
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+
+
+def _numpy(array: pa.Array) -> np.ndarray:
+    return array.to_numpy(zero_copy_only=False)

@@ -1,0 +1,325 @@
+"""Parquet data sets as streams of batches: bounded memory, resumable, shared by ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import pyarrow as pa
+import torch
+
+from recap.batch import Bag, Batch
+from recap.data.decode import Decoder, Rows, columns_of, stored_dtype
+from recap.data.files import DataError, ParquetSource, open_sources
+from recap.data.order import Block, Lane
+from recap.data.prefetch import prefetched
+from recap.data.preprocess import Step
+from recap.schema import Dense, Schema
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingRates:
+    """Which share of a task's positives and negatives its data kept, each in (0, 1]."""
+
+    pos_downsampling_rate: float = 1.0
+    neg_downsampling_rate: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("pos_downsampling_rate", "neg_downsampling_rate"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ValueError(f"{name}={getattr(self, name)} must lie in (0, 1]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParquetData:
+    """One data set: ``train_data``, or one partition of ``validation_data``.
+
+    Args:
+        inputs: path, glob or URI, or a list of them; see ``recap.data.files.open_sources``.
+        seg_dense_schema: what the files hold.
+        global_batch_size: examples per batch, over all ranks.
+        examples_shuffle_buffer_size: rows that are permuted together, rounded up to row groups.
+        interleave_num_parallel_calls: row groups from different places of the data set that are
+            read side by side and mixed in every batch; with several ranks at least as many as
+            ranks, or some rows are read by two of them. null means 1.
+        prefetch_batches: batches made ready ahead of the training step.
+        preprocess: steps by name, applied in the order written; a null step is left out.
+        evaluation_tasks: the tasks that a validation partition measures; null means all.
+    """
+
+    inputs: str | Sequence[str]
+    seg_dense_schema: Schema
+    global_batch_size: int = 128
+    examples_shuffle_buffer_size: int = 1024
+    interleave_num_parallel_calls: int | None = None
+    prefetch_batches: int = 4
+    preprocess: Mapping[str, Step | None] = field(default_factory=dict)
+    evaluation_tasks: Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("global_batch_size", "examples_shuffle_buffer_size", "prefetch_batches"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be 1 or more")
+        if not 1 <= self.lanes <= self.global_batch_size:
+            raise ValueError(
+                f"interleave_num_parallel_calls={self.lanes} must lie in 1 … "
+                f"global_batch_size={self.global_batch_size}"
+            )
+
+    @property
+    def lanes(self) -> int:
+        """Parts of the data set that every batch takes rows from."""
+        return self.interleave_num_parallel_calls or 1
+
+    @cached_property
+    def sources(self) -> list[ParquetSource]:
+        """The files, with their footers read once.
+
+        Raises:
+            DataError: see ``open_sources``.
+        """
+        return open_sources(self.inputs)
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of one epoch."""
+        return sum(source.num_rows for source in self.sources)
+
+    @cached_property
+    def schema(self) -> Schema:
+        """The schema of the batches, after preprocessing: what a model is built for."""
+        schema = self.seg_dense_schema
+        for step in self._steps:
+            schema = step.schema(schema)
+        return schema
+
+    @property
+    def _steps(self) -> list[Step]:
+        return [step for step in self.preprocess.values() if step is not None]
+
+    def batches(
+        self,
+        *,
+        tasks: Sequence[str],
+        shuffle_seed: int | None,
+        epochs: int | None,
+        position: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        pin_memory: bool = False,
+    ) -> Iterator[tuple[Batch, int]]:
+        """This rank's part of every global batch, each with the position behind it.
+
+        A position counts the rows of all ranks from the first epoch on; a stream started at a
+        position yields what the stream that handed it out would have yielded next.
+
+        Args:
+            tasks: the labels' columns, in this order.
+            shuffle_seed: rows come in a random order that follows from it; None: as they lie.
+            epochs: how often every row is seen; None: without end. Batches run on from one epoch
+                into the next; only the last one of all may be short.
+            position: where to start.
+
+        Raises:
+            DataError: while iterating, when a row group cannot be read or holds a label that is
+                neither 0 nor 1; names file and row group.
+        """
+        stream = _Stream(self, tasks, shuffle_seed, epochs, rank, world_size)
+        batches = stream.batches(position, pin_memory)
+        return prefetched(batches, depth=self.prefetch_batches)
+
+    def faults(self, tasks: Sequence[str]) -> list[str]:
+        """All that keeps the files from being read as the schema says, with file and column."""
+        found: dict[str, list[str]] = {}  # fault → files; files mostly share their faults
+        for source in self.sources:
+            for fault in _faults_of(source.schema, self.seg_dense_schema, tasks):
+                found.setdefault(fault, []).append(source.path)
+        return [
+            f"{paths[0]}{f' and {len(paths) - 1} more files' if len(paths) > 1 else ''}: {fault}"
+            for fault, paths in found.items()
+        ]
+
+
+class _Stream:
+    """One rank's walk over the lanes of a data set."""
+
+    def __init__(
+        self,
+        data: ParquetData,
+        tasks: Sequence[str],
+        shuffle_seed: int | None,
+        epochs: int | None,
+        rank: int,
+        world_size: int,
+    ) -> None:
+        batch, lanes = data.global_batch_size, data.lanes
+        if batch % world_size:
+            below = batch // world_size * world_size
+            raise ValueError(
+                f"global_batch_size={batch} does not divide over {world_size} ranks; "
+                f"{f'{below} and ' if below else ''}{below + world_size} do"
+            )
+        self._sources = data.sources
+        self._columns = columns_of(data.seg_dense_schema, tasks)
+        self._decode = Decoder(data.seg_dense_schema, tasks)
+        self._steps = data._steps
+        self._tasks = tuple(tasks)
+        self._batch = batch
+        self._epochs = epochs
+        self._shares = []  # (lane, its rows per batch, the first and last of them for this rank)
+        mine = range(batch * rank // world_size, batch * (rank + 1) // world_size)
+        for index in range(lanes):
+            first, last = batch * index // lanes, batch * (index + 1) // lanes
+            start, stop = max(first, mine.start) - first, min(last, mine.stop) - first
+            lane = Lane(
+                [source.row_group_rows for source in data.sources],
+                index=index,
+                lanes=lanes,
+                buffer=data.examples_shuffle_buffer_size,
+                seed=shuffle_seed,
+            )
+            if start < stop and lane.num_rows:
+                self._shares.append((lane, last - first, start, stop))
+
+    def batches(self, position: int, pin_memory: bool) -> Iterator[tuple[Batch, int]]:
+        with ThreadPoolExecutor(max_workers=1 + len(self._shares) // 4) as pool:
+            walks = [
+                (_Walk(lane, self._load, pool, self._epochs), quota, start, stop)
+                for lane, quota, start, stop in self._shares
+            ]
+            while True:
+                parts = []
+                for walk, quota, start, stop in walks:
+                    begin = position * quota // self._batch
+                    parts += walk.rows(begin + start, begin + stop)
+                if not parts:
+                    return
+                position += self._batch
+                batch = self._to_batch(Rows.concatenate(parts))
+                yield (batch.pin_memory() if pin_memory else batch), position
+
+    def _load(self, block: Block) -> Rows:
+        """The rows of a block, decoded and preprocessed, in the order of its pieces."""
+        parts = []
+        for piece in block.pieces:
+            source = self._sources[piece.source]
+            try:
+                with source.open() as file:
+                    table = file.read_row_group(
+                        piece.row_group, columns=self._columns, use_threads=False
+                    )
+                rows = self._decode(table.slice(piece.start, piece.stop - piece.start))
+            except (OSError, pa.ArrowException, DataError) as error:
+                raise DataError(f"{source.path}, row group {piece.row_group}: {error}") from error
+            dense = dict(rows.dense)
+            for step in self._steps:
+                dense = step(dense)
+            parts.append(Rows(dense, rows.sparse, rows.labels))
+        return Rows.concatenate(parts)
+
+    def _to_batch(self, rows: Rows) -> Batch:
+        return Batch(
+            dense={name: torch.from_numpy(array) for name, array in rows.dense.items()},
+            sparse={
+                name: Bag(torch.from_numpy(slots), torch.from_numpy(offsets))
+                for name, (slots, offsets) in rows.sparse.items()
+            },
+            tasks=self._tasks,
+            labels=torch.from_numpy(rows.labels),
+        )
+
+
+class _Walk:
+    """A lane being read in order: one block in memory, the next one on its way."""
+
+    def __init__(self, lane: Lane, load, pool: ThreadPoolExecutor, epochs: int | None) -> None:
+        self._lane, self._load, self._pool = lane, load, pool
+        self._end = None if epochs is None else epochs * lane.num_rows
+        self._block: Block | None = None
+        self._ahead: tuple[Block, Future[Rows]] | None = None
+
+    def rows(self, start: int, stop: int) -> list[Rows]:
+        """The rows at the lane's positions [start, stop), as far as its epochs reach."""
+        if self._end is not None:
+            start, stop = min(start, self._end), min(stop, self._end)
+        parts = []
+        for block, begin, end in self._lane.spans(start, stop):
+            if block != self._block:
+                self._enter(block)
+            parts.append(self._held.take(self._order[begin:end]))
+        return parts
+
+    def _enter(self, block: Block) -> None:
+        if self._ahead is not None and self._ahead[0] == block:
+            self._held = self._ahead[1].result()
+        else:
+            self._held = self._load(block)
+        self._block, self._order = block, block.permutation()
+        following = block.epoch * self._lane.num_rows + block.start + block.num_rows
+        self._ahead = None
+        if self._end is None or following < self._end:
+            ahead = self._lane.block_at(following)
+            self._ahead = ahead, self._pool.submit(self._load, ahead)
+
+
+def _faults_of(file: pa.Schema, schema: Schema, tasks: Sequence[str]) -> Iterator[str]:
+    for name, dense in schema.dense.items():
+        for column in dense.stored_in:
+            if column not in file.names:
+                yield f"column {column!r} of input {name} is missing{_close(column, file)}"
+            elif fault := _dense_fault(file.field(column).type, dense):
+                yield f"column {column!r} of input {name} {fault}"
+    for name, sparse in schema.sparse.items():
+        if sparse.column not in file.names:
+            missing = f"column {sparse.column!r} of input {name} is missing"
+            yield f"{missing}{_close(sparse.column, file)}"
+        elif fault := _sparse_fault(file.field(sparse.column).type, sparse.separator):
+            yield f"column {sparse.column!r} of input {name} {fault}"
+    for task in tasks:
+        column = schema.labels[task]
+        if column not in file.names:
+            yield f"label column {column!r} of task {task} is missing{_close(column, file)}"
+        elif not _is_number(file.field(column).type):
+            kind = file.field(column).type
+            yield f"label column {column!r} of task {task} holds {kind}, not numbers of 0 and 1"
+
+
+def _dense_fault(held: pa.DataType, dense: Dense) -> str | None:
+    if dense.columns is not None:
+        return None if _is_number(held) else f"holds {held}, not numbers"
+    said = f"the schema says {dense.width} × {dense.dtype}"
+    if pa.types.is_fixed_size_binary(held):
+        fits = stored_dtype(held.byte_width, dense) is not None
+        return None if fits else f"holds {held.byte_width} bytes a row; {said}"
+    if pa.types.is_fixed_size_list(held):
+        if held.list_size != dense.width:
+            return f"holds lists of {held.list_size}; {said}"
+        return None if _is_number(held.value_type) else f"holds lists of {held.value_type}; {said}"
+    if pa.types.is_list(held):
+        return None if _is_number(held.value_type) else f"holds lists of {held.value_type}; {said}"
+    if not _is_number(held):
+        return f"holds {held}; {said}"
+    return None if dense.width == 1 else f"holds one {held} a row; {said}"
+
+
+def _sparse_fault(held: pa.DataType, separator: str | None) -> str | None:
+    if separator is not None:
+        text = pa.types.is_string(held) or pa.types.is_large_string(held)
+        return None if text else f"holds {held}; a separator={separator!r} needs strings"
+    if pa.types.is_list(held) or pa.types.is_large_list(held):
+        held = held.value_type
+    fits = _is_number(held) or pa.types.is_string(held) or pa.types.is_large_string(held)
+    return None if fits else f"holds {held}, neither ids nor lists of ids"
+
+
+def _is_number(held: pa.DataType) -> bool:
+    return pa.types.is_integer(held) or pa.types.is_floating(held) or pa.types.is_boolean(held)
+
+
+def _close(column: str, file: pa.Schema) -> str:
+    from difflib import get_close_matches
+
+    close = get_close_matches(column, file.names, n=1)
+    return f"; close: {close[0]!r}" if close else f"; the file has {len(file.names)} columns"
