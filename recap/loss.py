@@ -1,0 +1,118 @@
+"""The training loss: weighted binary cross entropy of every task, reduced over the tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+# A median over an even number of tasks is torch's, the lower of the two in the middle: like min and
+# max it is the loss of one task, so that the gradient is one task's and not a mixture.
+REDUCTIONS = {
+    "mean": torch.mean,
+    "sum": torch.sum,
+    "min": torch.min,
+    "max": torch.max,
+    "median": torch.median,
+}
+
+
+class MultiTaskLoss(nn.Module):
+    """The loss to minimise and, beside it, the loss of each task.
+
+    Per task: mean over the batch of ``weights`` · cross entropy, where a positive's cross entropy
+    counts ``pos_weight`` times. Total: ``reduction`` over the tasks of ``task_weights`` · task
+    loss, so the mean divides by the number of tasks and not by the sum of their weights.
+
+    ``pos_weight`` and ``task_weights`` go by task name; a task that is not named has 1.
+    ``reduction`` is mean, sum, min, max or median (of an even number of tasks: the lower of the
+    middle two).
+
+    Raises ValueError for an unknown task, a negative weight or an unknown reduction, all at once.
+    """
+
+    pos_weight: Tensor  # [T] float32
+    task_weights: Tensor  # [T] float32
+
+    def __init__(
+        self,
+        tasks: Sequence[str],
+        *,
+        pos_weight: Mapping[str, float] | None = None,
+        task_weights: Mapping[str, float] | None = None,
+        reduction: str = "mean",
+    ) -> None:
+        super().__init__()
+        self.tasks = tuple(tasks)
+        self.reduction = reduction
+        by_name = {"pos_weight": pos_weight or {}, "task_weights": task_weights or {}}
+        faults = [
+            f"{name}: no task {task!r}; tasks are {', '.join(self.tasks)}"
+            for name, values in by_name.items()
+            for task in values
+            if task not in self.tasks
+        ] + [
+            f"{name}.{task}={value} is not a finite number of 0 or more"
+            for name, values in by_name.items()
+            for task, value in values.items()
+            if not 0 <= value < float("inf")
+        ]
+        if reduction not in REDUCTIONS:
+            faults.append(f"reduction={reduction!r} is not one of {', '.join(REDUCTIONS)}")
+        if faults:
+            raise ValueError("\n".join(faults))
+        for name, values in by_name.items():
+            # Not persistent: a checkpoint must not bring back weights that the config has changed.
+            column = torch.tensor([float(values.get(task, 1.0)) for task in self.tasks])
+            self.register_buffer(name, column, persistent=False)
+
+    def forward(
+        self, logits: Tensor, labels: Tensor, weights: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Total [] and per-task loss [T] of logits, labels and weights [B, T], in float32 or wider.
+
+        The per-task losses leave ``task_weights`` out: they stay comparable between runs.
+        """
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        per_task = binary_cross_entropy_with_logits(
+            logits, labels.to(logits.dtype), weights, pos_weight=self.pos_weight, reduction="none"
+        ).mean(dim=0)
+        return REDUCTIONS[self.reduction](per_task * self.task_weights), per_task
+
+
+def sampling_weights(
+    labels: Tensor,
+    tasks: Sequence[str],
+    *,
+    positives_kept: Mapping[str, float],
+    negatives_kept: Mapping[str, float],
+) -> Tensor:
+    """Weights [B, T] float32 that undo sampling: label / p + (1 − label) / n, per task.
+
+    ``labels`` [B, T] are 0 or 1, columns in the order of ``tasks``. p and n are the fractions
+    (above 0, at most 1) of a task's positives and negatives that were kept; a task that is not
+    named kept all.
+
+    Raises ValueError for rates of unknown tasks and rates outside (0, 1], all at once.
+    """
+    by_name = {"positives_kept": positives_kept, "negatives_kept": negatives_kept}
+    faults = [
+        f"{name}: no task {task!r}; tasks are {', '.join(tasks)}"
+        for name, rates in by_name.items()
+        for task in rates
+        if task not in tasks
+    ] + [
+        f"{name}.{task}={rate} is not a fraction above 0 and at most 1"
+        for name, rates in by_name.items()
+        for task, rate in rates.items()
+        if not 0 < rate <= 1
+    ]
+    if faults:
+        raise ValueError("\n".join(faults))
+    positive, negative = (
+        torch.tensor([1 / rates.get(task, 1.0) for task in tasks], device=labels.device)
+        for rates in by_name.values()
+    )
+    return labels * positive + (1 - labels) * negative
