@@ -1,0 +1,25 @@
+"""The heavy ranker and its parts, each under the name that a YAML node's ``_target_`` gives it."""
+
+from recap.model.embeddings import EmbeddingTable, EmbeddingTables, LayerNormedEmbeddings
+from recap.model.featurization import DoubleNormLog, Log1pAbs
+from recap.model.heavy_ranker import AffineMap, HeavyRanker, Task
+from recap.model.mask_net import MaskBlock, MaskBlockConfig, MaskNet
+from recap.model.mlp import MLP
+from recap.model.norm import BatchNorm, LayerNorm
+
+__all__ = [
+    "MLP",
+    "AffineMap",
+    "BatchNorm",
+    "DoubleNormLog",
+    "EmbeddingTable",
+    "EmbeddingTables",
+    "HeavyRanker",
+    "LayerNorm",
+    "LayerNormedEmbeddings",
+    "Log1pAbs",
+    "MaskBlock",
+    "MaskBlockConfig",
+    "MaskNet",
+    "Task",
+]

@@ -1,0 +1,49 @@
+"""Dense inputs as the model's numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+
+import torch
+from torch import Tensor, nn
+
+from recap.batch import Batch
+from recap.schema import Schema
+
+
+class DenseInputs(nn.Module):
+    """The dense inputs ``names``, concatenated in that order, in the model's precision, all finite.
+
+    Integers and bools become floats; a NaN (which a null is) and an infinity become 0.
+    """
+
+    precision: Tensor
+
+    def __init__(self, schema: Schema, names: Sequence[str]) -> None:
+        super().__init__()
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"dense inputs listed twice: {', '.join(twice)}; list each once")
+        if faults := [_missing(name, schema) for name in names if name not in schema.dense]:
+            raise ValueError("; ".join(faults))
+        self.names = tuple(names)
+        self.out_features = sum(schema.dense[name].width for name in names)
+        # Follows the model through .to() and .double(), also in a model without a single weight.
+        self.register_buffer("precision", torch.empty(0), persistent=False)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """The columns, [B, out_features]."""
+        columns = [batch.dense[name].to(self.precision.dtype) for name in self.names]
+        if not columns:
+            return self.precision.new_empty(len(batch), 0)
+        joined = columns[0] if len(columns) == 1 else torch.cat(columns, dim=1)
+        return joined.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def _missing(name: str, schema: Schema) -> str:
+    if name in schema.sparse:
+        return f"input {name!r} is sparse and belongs in embedding tables; a dense one is needed"
+    close = get_close_matches(name, schema.dense, n=3)
+    return f"dense input {name!r} is not in the schema; " + (
+        f"close: {', '.join(close)}" if close else f"it has {', '.join(schema.dense) or 'none'}"
+    )

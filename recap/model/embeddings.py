@@ -1,0 +1,199 @@
+"""Embeddings as inputs: precomputed ones from the data, and tables learned for sparse ids."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from recap.batch import Bag, Batch
+from recap.model.dense import DenseInputs
+from recap.model.module_names import module_key
+from recap.schema import Schema, Sparse
+
+
+class LayerNormedEmbeddings(nn.Module):
+    """The dense inputs ``feature_names``, concatenated, each after a layer norm of its own.
+
+    ``num_slots`` is not read: every input of a ranker is built by the same call.
+    """
+
+    def __init__(
+        self,
+        schema: Schema,
+        num_slots: Mapping[str, int] | None = None,
+        *,
+        feature_names: Sequence[str],
+    ) -> None:
+        super().__init__()
+        if not feature_names:
+            raise ValueError("feature_names=[] must name at least one dense input")
+        # All names together, so that every faulty one is in the same message.
+        self.out_features = DenseInputs(schema, feature_names).out_features
+        self.embeddings = nn.ModuleList(DenseInputs(schema, [name]) for name in feature_names)
+        self.layer_norms = nn.ModuleDict(
+            {module_key(name): nn.LayerNorm(schema.dense[name].width) for name in feature_names}
+        )
+
+    def forward(self, batch: Batch) -> Tensor:
+        """The normalised embeddings, [B, out_features]."""
+        pairs = zip(self.embeddings, self.layer_norms.values(), strict=True)
+        return torch.cat([norm(embedding(batch)) for embedding, norm in pairs], dim=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbeddingTable:
+    """Settings of one table: who reads it, how wide it is, how the ids of a bag are pooled.
+
+    ``features`` share the table; without it, it belongs to the sparse feature of the table's own
+    name. ``id_dropout``, 0 to 1, is how often in training an id is read as out of vocabulary (slot
+    0), which teaches that slot and keeps the model from learning single ids by heart. ``dropout``,
+    0 to 1, is an ordinary dropout on the pooled embedding.
+    """
+
+    embedding_dim: int
+    features: Sequence[str] | None = None
+    pooling: Literal["sum", "mean"] = "sum"
+    init_std: float = 0.01
+    id_dropout: float = 0.0
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        faults = []
+        if self.embedding_dim < 1:
+            faults.append(f"embedding_dim={self.embedding_dim} must be 1 or more")
+        if self.features is not None and not self.features:
+            faults.append(
+                "features=[] must name at least one; null is the feature of the table's name"
+            )
+        if self.pooling not in ("sum", "mean"):
+            faults.append(f"pooling={self.pooling!r} must be sum or mean")
+        if self.init_std < 0.0:
+            faults.append(f"init_std={self.init_std} must be 0 or more")
+        for field, value in (("id_dropout", self.id_dropout), ("dropout", self.dropout)):
+            if not 0.0 <= value < 1.0:
+                faults.append(f"{field}={value} must be at least 0 and below 1")
+        if faults:
+            raise ValueError("embedding table: " + "; ".join(faults))
+
+
+class EmbeddingTables(nn.Module):
+    """The pooled embeddings of sparse features, concatenated table by table, feature by feature.
+
+    An empty bag gives zeros. ``tables`` maps a table's name to its settings. ``num_slots`` maps a
+    sparse feature to its number of slots; it may leave out those that the schema states itself,
+    which are all but vocabularies in a file.
+    """
+
+    def __init__(
+        self,
+        schema: Schema,
+        num_slots: Mapping[str, int] | None = None,
+        *,
+        tables: Mapping[str, EmbeddingTable],
+    ) -> None:
+        super().__init__()
+        if not tables:
+            raise ValueError("tables={} must describe at least one embedding table")
+        self.features = {name: tuple(table.features or (name,)) for name, table in tables.items()}
+        if faults := [
+            f"embedding table {name!r}: {fault}"
+            for name, table in tables.items()
+            for fault in _faults(table, self.features[name], schema, num_slots or {})
+        ]:
+            raise ValueError("; ".join(faults))
+        self.settings = dict(tables)
+        self.tables = nn.ModuleDict()
+        self.dropouts = nn.ModuleDict()
+        self.out_features = 0
+        for name, table in tables.items():
+            shared_by = self.features[name]
+            slots = _slots(shared_by[0], schema.sparse[shared_by[0]], num_slots or {})
+            assert slots is not None
+            bag = nn.EmbeddingBag(
+                slots, table.embedding_dim, mode=table.pooling, include_last_offset=True
+            )
+            nn.init.normal_(bag.weight, std=table.init_std)
+            self.tables[module_key(name)] = bag
+            self.dropouts[module_key(name)] = nn.Dropout(table.dropout)
+            self.out_features += table.embedding_dim * len(shared_by)
+
+    def table(self, name: str) -> nn.EmbeddingBag:
+        """The table called ``name``; its weight is [slots, embedding_dim]."""
+        table = self.tables[module_key(name)]
+        assert isinstance(table, nn.EmbeddingBag)
+        return table
+
+    def forward(self, batch: Batch) -> Tensor:
+        """The pooled embeddings, [B, out_features]."""
+        return torch.cat(
+            [
+                self._pooled(name, batch.sparse[feature])
+                for name, features in self.features.items()
+                for feature in features
+            ],
+            dim=1,
+        )
+
+    def _pooled(self, name: str, bag: Bag) -> Tensor:
+        slots = bag.slots
+        id_dropout = self.settings[name].id_dropout
+        if self.training and id_dropout > 0.0:
+            dropped = torch.rand(slots.shape, device=slots.device) < id_dropout
+            slots = slots.masked_fill(dropped, 0)
+        pooled = self.table(name)(slots, bag.offsets)
+        return self.dropouts[module_key(name)](pooled)
+
+
+def _faults(
+    table: EmbeddingTable, features: Sequence[str], schema: Schema, num_slots: Mapping[str, int]
+) -> list[str]:
+    if unknown := [feature for feature in features if feature not in schema.sparse]:
+        return [_missing(feature, schema) for feature in unknown]
+    faults = [
+        f"the vocabulary of feature {feature!r} is a file, and num_slots does not say its size"
+        for feature in features
+        if _slots(feature, schema.sparse[feature], num_slots) is None
+    ]
+    numberings = {
+        (sparse.num_buckets, sparse.vocabulary)
+        for sparse in (schema.sparse[feature] for feature in features)
+    }
+    if len(numberings) > 1:
+        faults.append(
+            f"features {', '.join(features)} number their ids differently and cannot share it; "
+            "give them the same num_buckets or vocabulary in the schema, or a table each"
+        )
+    hashed = [feature for feature in features if schema.sparse[feature].num_buckets is not None]
+    if table.id_dropout > 0.0 and hashed:
+        faults.append(
+            f"id_dropout={table.id_dropout} needs an out-of-vocabulary slot, which the hashed "
+            f"{', '.join(hashed)} lacks; give it a vocabulary in the schema, or use dropout"
+        )
+    return faults
+
+
+def _slots(feature: str, sparse: Sparse, num_slots: Mapping[str, int]) -> int | None:
+    """Slots of a feature; None if they are neither given nor follow from the schema."""
+    if feature in num_slots:
+        return num_slots[feature]
+    if sparse.num_buckets is not None:
+        return sparse.num_buckets
+    if isinstance(sparse.vocabulary, int):
+        return sparse.vocabulary + 1
+    if isinstance(sparse.vocabulary, str) or sparse.vocabulary is None:
+        return None
+    return len(sparse.vocabulary) + 1
+
+
+def _missing(feature: str, schema: Schema) -> str:
+    if feature in schema.dense:
+        return f"feature {feature!r} is dense, a sparse one is needed"
+    close = get_close_matches(feature, schema.sparse, n=3)
+    return f"sparse feature {feature!r} is not in the schema; " + (
+        f"close: {', '.join(close)}" if close else f"it has {', '.join(schema.sparse) or 'none'}"
+    )

@@ -1,0 +1,221 @@
+"""The heavy ranker: one network that reads an impression and predicts every engagement with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from recap.batch import Batch
+from recap.model.embeddings import EmbeddingTables
+from recap.model.module_names import module_key
+from recap.schema import Schema
+
+MultiTaskType = Literal["share_none", "share_all", "share_partial"]
+BACKBONE = "backbone"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AffineMap:
+    """Where a learned line over a task's logit starts: scale·logit + bias."""
+
+    scale: float = 1.0
+    bias: float = 0.0
+
+    def start(self) -> nn.Linear:
+        """The line as a 1×1 linear layer."""
+        line = nn.Linear(1, 1)
+        nn.init.constant_(line.weight, self.scale)
+        nn.init.constant_(line.bias, self.bias)
+        return line
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """Settings of one task; ``tower`` builds its network from the width of what it reads.
+
+    ``pos_weight`` weighs the positives' loss; the model only carries it.
+    """
+
+    tower: Callable[[int], nn.Module]
+    pos_weight: float = 1.0
+    affine_map: AffineMap | None = None
+
+    def __post_init__(self) -> None:
+        if not self.pos_weight > 0.0:
+            raise ValueError(f"pos_weight={self.pos_weight} must be above 0; 1 weighs nothing")
+
+
+class HeavyRanker(nn.Module):
+    """Logits [B, T] of a batch, columns in the order of ``tasks``.
+
+    ``inputs`` are built by ``build(schema, num_slots)``; their outputs [B, D], concatenated in the
+    order of the mapping, are the features. ``backbone`` and each tower are built by
+    ``build(in_features)``. All of them say their ``out_features``. What towers read is the
+    ``multi_task_type``:
+
+    - ``share_all``: the backbone's output;
+    - ``share_partial``: the features, then the backbone's output, concatenated;
+    - ``share_none``: the features; there is no backbone.
+
+    ``num_slots`` maps sparse features to the number of their slots, see EmbeddingTables. Raises
+    ValueError with all faults that show at the same stage: settings, inputs, backbone and towers.
+    """
+
+    def __init__(
+        self,
+        schema: Schema,
+        num_slots: Mapping[str, int] | None = None,
+        *,
+        multi_task_type: MultiTaskType,
+        inputs: Mapping[str, Callable[..., nn.Module]],
+        backbone: Callable[[int], nn.Module] | None,
+        tasks: Mapping[str, Task],
+    ) -> None:
+        super().__init__()
+        faults = _faults(multi_task_type, inputs, backbone, tasks)
+        self.inputs = nn.ModuleDict()
+        for name, build in inputs.items():
+            with _collect(faults, f"model.inputs.{name}"):
+                self.inputs[module_key(name)] = _sized(build(schema, num_slots))
+        _refuse(faults + _tables_named_twice(self._tables()))
+
+        self.tasks = tuple(tasks)
+        self.pos_weights = {name: task.pos_weight for name, task in tasks.items()}
+        self.in_features: int = sum(_width(layer) for layer in self.inputs.values())
+        self.backbone: nn.Module | None = None
+        if backbone is not None:
+            with _collect(faults, "model.backbone"):
+                self.backbone = _sized(backbone(self.in_features))
+        _refuse(faults)
+
+        self.features_to_towers = multi_task_type != "share_all"
+        width = self.in_features if self.features_to_towers else 0
+        width += _width(self.backbone) if self.backbone is not None else 0
+        self.towers = nn.ModuleDict()
+        self.affine_maps = nn.ModuleDict()
+        for name, task in tasks.items():
+            with _collect(faults, f"model.tasks.{name}"):
+                self.towers[module_key(name)] = _ending_in_one(task.tower(width))
+                if task.affine_map is not None:
+                    self.affine_maps[module_key(name)] = task.affine_map.start()
+        _refuse(faults)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """The logits, [B, T] float32 under autocast too (float64 in a float64 model)."""
+        features = torch.cat([layer(batch) for layer in self.inputs.values()], dim=1)
+        shared = features
+        if self.backbone is not None:
+            shared = self.backbone(features)
+            if self.features_to_towers:
+                shared = torch.cat([features, shared], dim=1)
+        logits = torch.cat([self._logit(key, shared) for key in self.towers], dim=1)
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+    def _logit(self, key: str, shared: Tensor) -> Tensor:
+        logit = self.towers[key](shared)
+        return self.affine_maps[key](logit) if key in self.affine_maps else logit
+
+    def parameter_groups(self) -> dict[str, list[tuple[str, nn.Parameter]]]:
+        """Every trainable parameter with its name, in exactly one group; no group is empty.
+
+        The groups are ``backbone`` (all that follows is not), one per task under its name (tower
+        and affine map), and ``embedding table <name>`` for each table.
+        """
+        owners = {id(table.weight): f"embedding table {name}" for name, table in self._tables()}
+        for name in self.tasks:
+            for modules in (self.towers, self.affine_maps):
+                if module_key(name) in modules:
+                    own = modules[module_key(name)].parameters()
+                    owners |= {id(parameter): name for parameter in own}
+        groups: dict[str, list[tuple[str, nn.Parameter]]] = {}
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad:
+                groups.setdefault(owners.get(id(parameter), BACKBONE), []).append((name, parameter))
+        return groups
+
+    def _tables(self) -> list[tuple[str, nn.EmbeddingBag]]:
+        return [
+            (name, layer.table(name))
+            for layer in self.inputs.values()
+            if isinstance(layer, EmbeddingTables)
+            for name in layer.features
+        ]
+
+
+def _faults(
+    multi_task_type: str, inputs: Mapping, backbone: object, tasks: Mapping[str, Task]
+) -> list[str]:
+    """What is wrong with the settings by themselves."""
+    faults = []
+    allowed = get_args(MultiTaskType)
+    if multi_task_type not in allowed:
+        faults.append(
+            f"model.multi_task_type={multi_task_type!r} is not one of {', '.join(allowed)}"
+        )
+    elif multi_task_type == "share_none" and backbone is not None:
+        faults.append(
+            "model.multi_task_type=share_none has no backbone, and one is given; "
+            "set model/backbone=none, or multi_task_type to share_all or share_partial"
+        )
+    elif multi_task_type != "share_none" and backbone is None:
+        faults.append(
+            f"model.multi_task_type={multi_task_type} needs a backbone, and there is none; "
+            "choose one, e.g. model/backbone=mask_net, or set multi_task_type to share_none"
+        )
+    if not inputs:
+        faults.append("model.inputs={} must name at least one input, e.g. featurization")
+    if not tasks:
+        faults.append("model.tasks={} must name at least one task")
+    if BACKBONE in tasks:
+        faults.append(f"model.tasks: {BACKBONE!r} is the shared part's name; rename the task")
+    return faults
+
+
+@contextmanager
+def _collect(faults: list[str], place: str) -> Iterator[None]:
+    """Turns a ValueError into a fault at ``place``; the constructor raises them together."""
+    try:
+        yield
+    except ValueError as error:
+        faults.append(f"{place}: {error}")
+
+
+def _refuse(faults: list[str]) -> None:
+    if faults:
+        raise ValueError("\n".join(faults))
+
+
+def _tables_named_twice(tables: list[tuple[str, nn.EmbeddingBag]]) -> list[str]:
+    names = [name for name, _ in tables]
+    return [
+        f"model.inputs: embedding table {name!r} is in two inputs; rename one and name its features"
+        for name in sorted({name for name in names if names.count(name) > 1})
+    ]
+
+
+def _width(module: nn.Module) -> int:
+    width = module.out_features
+    assert isinstance(width, int)
+    return width
+
+
+def _sized(module: nn.Module) -> nn.Module:
+    if not isinstance(getattr(module, "out_features", None), int):
+        raise ValueError(
+            f"{type(module).__name__} has no out_features; a module of a ranker says its width"
+        )
+    return module
+
+
+def _ending_in_one(tower: nn.Module) -> nn.Module:
+    if _width(_sized(tower)) != 1:
+        raise ValueError(
+            f"the tower ends in {tower.out_features} outputs and must end in 1, the logit; "
+            "set the last of its layer_sizes to 1"
+        )
+    return tower

@@ -1,0 +1,123 @@
+"""MaskNet (Wang et al., 2021, arXiv 2102.07619): hidden layers of inputs masked by the inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from recap.model.mlp import xavier_linear
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskBlockConfig:
+    """Settings of a mask block; the mask's hidden layer has one of two widths.
+
+    Either ``aggregation_size``, or ``reduction_factor`` × the width of the mask's input, rounded
+    down.
+    """
+
+    output_size: int
+    reduction_factor: float | None = None
+    aggregation_size: int | None = None
+    input_layer_norm: bool = False
+
+    def __post_init__(self) -> None:
+        if self.output_size < 1:
+            raise ValueError(f"mask block: output_size={self.output_size} must be 1 or more")
+        if (self.reduction_factor is None) == (self.aggregation_size is None):
+            raise ValueError(
+                f"mask block: give exactly one of reduction_factor={self.reduction_factor} and "
+                f"aggregation_size={self.aggregation_size}; set the other to null"
+            )
+        if self.aggregation_size is not None and self.aggregation_size < 1:
+            raise ValueError(
+                f"mask block: aggregation_size={self.aggregation_size} must be 1 or more"
+            )
+        if self.reduction_factor is not None and self.reduction_factor <= 0.0:
+            raise ValueError(
+                f"mask block: reduction_factor={self.reduction_factor} must be above 0, e.g. 0.5"
+            )
+
+    def mask_width(self, mask_features: int) -> int:
+        """Width of the mask's hidden layer over a mask input of ``mask_features``."""
+        if self.aggregation_size is not None:
+            return self.aggregation_size
+        assert self.reduction_factor is not None
+        width = int(mask_features * self.reduction_factor)
+        if width < 1:
+            raise ValueError(
+                f"mask block: reduction_factor={self.reduction_factor} of {mask_features} inputs "
+                f"leaves no mask; it must be at least 1/{mask_features}"
+            )
+        return width
+
+
+class MaskBlock(nn.Module):
+    """LayerNorm(hidden(net · mask(mask_input))): [B, net_features] to [B, output_size]."""
+
+    def __init__(self, net_features: int, mask_features: int, config: MaskBlockConfig) -> None:
+        super().__init__()
+        mask_width = config.mask_width(mask_features)
+        self.input_layer_norm = (
+            nn.LayerNorm(net_features) if config.input_layer_norm else nn.Identity()
+        )
+        self.mask_layer = nn.Sequential(
+            xavier_linear(mask_features, mask_width),
+            nn.ReLU(),
+            xavier_linear(mask_width, net_features),
+        )
+        self.hidden_layer = xavier_linear(net_features, config.output_size)
+        self.layer_norm = nn.LayerNorm(config.output_size)
+        self.out_features = config.output_size
+
+    def forward(self, net: Tensor, mask_input: Tensor) -> Tensor:
+        """The block's output, [B, output_size]; ``mask_input`` is [B, mask_features]."""
+        net = self.input_layer_norm(net)
+        return self.layer_norm(self.hidden_layer(net * self.mask_layer(mask_input)))
+
+
+class MaskNet(nn.Module):
+    """Mask blocks and, if given, an MLP on top: [B, in_features] to [B, out_features].
+
+    Parallel blocks all read the input, and their outputs are concatenated. In series, each block
+    reads the one before. The mask comes from the input in both. ``mlp`` builds the top from its
+    input width.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        mask_blocks: Sequence[MaskBlockConfig],
+        mlp: Callable[[int], nn.Module] | None = None,
+        use_parallel: bool = True,
+    ) -> None:
+        super().__init__()
+        if not mask_blocks:
+            raise ValueError(
+                "mask_net: mask_blocks=[] must list at least one block; "
+                "a backbone without masks is model/backbone=mlp"
+            )
+        self.use_parallel = use_parallel
+        self.mask_blocks = nn.ModuleList()
+        width = in_features
+        for config in mask_blocks:
+            self.mask_blocks.append(MaskBlock(width, in_features, config))
+            if not use_parallel:
+                width = config.output_size
+        if use_parallel:
+            width = sum(config.output_size for config in mask_blocks)
+        self.mlp = None if mlp is None else mlp(width)
+        self.out_features: int = width if self.mlp is None else self.mlp.out_features  # pyright: ignore[reportAttributeAccessIssue]
+
+    def forward(self, features: Tensor) -> Tensor:
+        """The top's output, [B, out_features]."""
+        if self.use_parallel:
+            net = torch.cat([block(features, features) for block in self.mask_blocks], dim=-1)
+        else:
+            net = features
+            for block in self.mask_blocks:
+                net = block(net, features)
+        return net if self.mlp is None else self.mlp(net)

@@ -1,0 +1,62 @@
+"""Multi-layer perceptron: towers, and the dense layers on top of a backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from recap.model.norm import BatchNorm
+
+
+class MLP(nn.Module):
+    """Maps [B, in_features] to [B, layer_sizes[-1]].
+
+    Every hidden layer is Linear → BatchNorm1d (if any) → ReLU → Dropout (if any). The last layer is
+    a bare Linear; ``final_layer_activation`` puts a ReLU behind it, never a batch norm or a
+    dropout.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        layer_sizes: Sequence[int],
+        batch_norm: BatchNorm | None = None,
+        dropout: float | None = None,
+        final_layer_activation: bool = False,
+    ) -> None:
+        super().__init__()
+        if not layer_sizes or min(layer_sizes) < 1:
+            raise ValueError(
+                f"layer_sizes={list(layer_sizes)} must list widths of 1 or more, e.g. [256, 1]"
+            )
+        if dropout is not None and not 0.0 < dropout < 1.0:
+            raise ValueError(
+                f"dropout={dropout} must be a fraction between 0 and 1; null means none"
+            )
+        self.out_features = layer_sizes[-1]
+        self.layers = nn.Sequential()
+        width = in_features
+        for size in layer_sizes[:-1]:
+            self.layers.append(xavier_linear(width, size))
+            if batch_norm is not None:
+                self.layers.append(batch_norm.over(size))
+            self.layers.append(nn.ReLU())
+            if dropout is not None:
+                self.layers.append(nn.Dropout(dropout))
+            width = size
+        self.layers.append(xavier_linear(width, self.out_features))
+        if final_layer_activation:
+            self.layers.append(nn.ReLU())
+
+    def forward(self, features: Tensor) -> Tensor:
+        """The last layer's output, [B, out_features]."""
+        return self.layers(features)
+
+
+def xavier_linear(in_features: int, out_features: int) -> nn.Linear:
+    """A linear layer with Xavier-uniform weights (Glorot and Bengio, 2010) and zero biases."""
+    linear = nn.Linear(in_features, out_features)
+    nn.init.xavier_uniform_(linear.weight)
+    nn.init.zeros_(linear.bias)
+    return linear
