@@ -1,0 +1,175 @@
+"""Precomputed and learned embeddings as inputs."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from recap.batch import Bag, Batch
+from recap.model import EmbeddingTable, EmbeddingTables, LayerNormedEmbeddings
+from recap.schema import Dense, Schema, Sparse
+
+SCHEMA = Schema(
+    labels={"click": "is_click"},
+    dense={
+        "user_embedding": Dense(column="u", length=2),
+        "author_embedding": Dense(column="a", length=4, dtype="float16"),
+    },
+    sparse={
+        "video_id": Sparse(column="v", vocabulary=["a", "b", "c"]),  # slots 0 to 3
+        "last_video_ids": Sparse(column="l", vocabulary=["a", "b", "c"]),
+        "city": Sparse(column="c", num_buckets=5),
+        "tab": Sparse(column="t", vocabulary=2),
+        "author_id": Sparse(column="i", vocabulary="authors.parquet"),
+    },
+)
+
+
+def batch_of(sparse=(), dense=(), rows=2):
+    return Batch(
+        dense=dict(dense), sparse=dict(sparse), tasks=("click",), labels=torch.zeros(rows, 1)
+    )
+
+
+def tables(num_slots=None, **settings):
+    return EmbeddingTables(
+        SCHEMA,
+        num_slots,
+        tables={name: EmbeddingTable(**table) for name, table in settings.items()},
+    )
+
+
+def fill(layer, name, values):
+    with torch.no_grad():
+        layer.table(name).weight.copy_(torch.tensor(values))
+
+
+FOUR_SLOTS = [[1.0, 10.0], [2.0, 20.0], [3.0, 30.0], [4.0, 40.0]]
+# rows hold slots 1 and 3, nothing, 2
+THREE_BAGS = Bag(torch.tensor([1, 3, 2]), torch.tensor([0, 2, 2, 3]))
+
+
+@pytest.mark.parametrize(
+    ("pooling", "expected"),
+    [
+        ("sum", [[6.0, 60.0], [0.0, 0.0], [3.0, 30.0]]),
+        ("mean", [[3.0, 30.0], [0.0, 0.0], [3.0, 30.0]]),
+    ],
+)
+def test_a_bag_is_pooled_and_an_empty_one_gives_zeros(pooling, expected):
+    layer = tables(video_id={"embedding_dim": 2, "pooling": pooling})
+    fill(layer, "video_id", FOUR_SLOTS)
+    assert layer(batch_of({"video_id": THREE_BAGS}, rows=3)).tolist() == expected
+
+
+def test_features_that_share_a_table_stand_side_by_side():
+    layer = tables(
+        city={"embedding_dim": 1},
+        videos={"embedding_dim": 2, "features": ["last_video_ids", "video_id"]},
+    )
+    fill(layer, "videos", FOUR_SLOTS)
+    fill(layer, "city", [[0.5]] * 5)
+    one = Bag(torch.tensor([1]), torch.tensor([0, 1]))
+    two = Bag(torch.tensor([2]), torch.tensor([0, 1]))
+    output = layer(batch_of({"video_id": one, "last_video_ids": two, "city": one}, rows=1))
+    assert output.tolist() == [[0.5, 3.0, 30.0, 2.0, 20.0]]
+    assert layer.out_features == 1 + 2 * 2
+    assert len(list(layer.parameters())) == 2
+
+
+@pytest.mark.parametrize(
+    ("feature", "slots"), [("video_id", 4), ("city", 5), ("tab", 3), ("author_id", 1000)]
+)
+def test_a_table_has_a_row_per_slot(feature, slots):
+    layer = tables({"author_id": 1000}, **{feature: {"embedding_dim": 2}})
+    assert layer.table(feature).weight.shape == (slots, 2)
+
+
+def test_weights_start_with_the_spread_asked_for():
+    torch.manual_seed(0)
+    layer = tables({"author_id": 10_000}, author_id={"embedding_dim": 8, "init_std": 0.05})
+    assert math.isclose(layer.table("author_id").weight.std().item(), 0.05, rel_tol=0.02)
+
+
+def test_id_dropout_reads_ids_as_out_of_vocabulary_in_training_alone():
+    layer = tables(video_id={"embedding_dim": 2, "id_dropout": 0.5})
+    fill(layer, "video_id", [[0.0, 0.0], [1.0, 1.0], [1.0, 1.0], [1.0, 1.0]])
+    ones = Bag(torch.ones(1000, dtype=torch.int64), torch.arange(1001))
+    torch.manual_seed(0)
+    kept = layer(batch_of({"video_id": ones}, rows=1000)).mean().item()
+    assert 0.45 < kept < 0.55
+    assert layer.eval()(batch_of({"video_id": ones}, rows=1000)).mean().item() == 1.0
+
+
+def test_dropout_is_on_the_pooled_embedding_in_training_alone():
+    layer = tables(video_id={"embedding_dim": 2, "dropout": 0.5})
+    fill(layer, "video_id", [[1.0, 1.0]] * 4)
+    batch = batch_of({"video_id": THREE_BAGS}, rows=3)
+    torch.manual_seed(0)
+    seen = {value for _ in range(20) for value in layer(batch).flatten().tolist()}
+    assert seen == {0.0, 2.0, 4.0}  # dropped, or doubled to keep the mean
+    assert layer.eval()(batch)[0].tolist() == [2.0, 2.0]
+
+
+def test_embeddings_are_normed_one_by_one_and_appended_in_order():
+    layer = LayerNormedEmbeddings(SCHEMA, feature_names=["author_embedding", "user_embedding"])
+    batch = batch_of(
+        dense={
+            "user_embedding": torch.tensor([[1.0, 3.0], [math.nan, math.nan]]),
+            "author_embedding": torch.tensor([[1, 1, -1, -1], [0, 0, 0, 0]], dtype=torch.float16),
+        }
+    )
+    torch.testing.assert_close(
+        layer(batch),
+        torch.tensor([[1.0, 1.0, -1.0, -1.0, -1.0, 1.0], [0.0] * 6]),
+        atol=1e-4,
+        rtol=0,
+    )
+    assert layer.out_features == 6
+
+
+def test_a_faulty_embedding_is_refused():
+    with pytest.raises(ValueError, match="at least one dense input"):
+        LayerNormedEmbeddings(SCHEMA, feature_names=[])
+    with pytest.raises(
+        ValueError, match=r"'user' is not in the schema; it has .*; dense input 'autor_embedding'"
+    ):
+        LayerNormedEmbeddings(SCHEMA, feature_names=["user", "autor_embedding"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"vidio_id": {}}, "'vidio_id': sparse feature 'vidio_id' is not .* close: video_id"),
+        ({"user_embedding": {}}, "feature 'user_embedding' is dense, a sparse one is needed"),
+        (
+            {"videos": {"features": ["video_id", "tab"]}},
+            "features video_id, tab number their ids differently and cannot share it",
+        ),
+        ({"author_id": {}}, "vocabulary of feature 'author_id' is a file, and num_slots does not"),
+        ({"city": {"id_dropout": 0.1}}, "id_dropout=0.1 needs .* which the hashed city lacks"),
+        (
+            {"a": {"features": ["x"]}, "b": {"features": ["y"]}},
+            "embedding table 'a': .*; embedding table 'b': ",
+        ),
+        ({}, "at least one embedding table"),
+    ],
+)
+def test_a_table_that_does_not_fit_the_schema_is_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        tables(**{name: {"embedding_dim": 2, **table} for name, table in settings.items()})
+
+
+def test_faulty_settings_of_a_table_come_in_one_message():
+    faulty: dict[str, Any] = {"embedding_dim": 0, "features": [], "pooling": "max"}
+    message = (
+        r"embedding_dim=0 .*; features=\[\] .*; pooling='max' .*; init_std=-1.0 .*; dropout=1.0"
+    )
+    with pytest.raises(ValueError, match=message):
+        EmbeddingTable(**faulty, init_std=-1.0, dropout=1.0)
+
+
+def test_an_id_dropout_of_everything_is_refused():
+    with pytest.raises(ValueError, match=r"id_dropout=1\.0 must be at least 0 and below 1"):
+        EmbeddingTable(embedding_dim=2, id_dropout=1.0)

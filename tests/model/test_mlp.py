@@ -1,0 +1,68 @@
+"""The multi-layer perceptron, layer by layer."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from recap.model import MLP, BatchNorm
+
+
+def kinds(mlp):
+    return [type(layer).__name__ for layer in mlp.layers]
+
+
+def test_a_hidden_layer_is_linear_batch_norm_relu_dropout_and_the_last_is_bare():
+    mlp: Any = MLP(3, [8, 1], batch_norm=BatchNorm(affine=False, momentum=0.2), dropout=0.1)
+    assert kinds(mlp) == ["Linear", "BatchNorm1d", "ReLU", "Dropout", "Linear"]
+    norm, dropout = mlp.layers[1], mlp.layers[3]
+    assert (norm.num_features, norm.affine, norm.momentum, dropout.p) == (8, False, 0.2, 0.1)
+    assert mlp.out_features == 1
+
+
+def test_a_final_activation_is_a_relu_alone():
+    mlp: Any = MLP(3, [8, 2], batch_norm=BatchNorm(), dropout=0.1, final_layer_activation=True)
+    assert kinds(mlp)[4:] == ["Linear", "ReLU"]
+
+
+def test_one_layer_is_enough():
+    assert kinds(MLP(3, [2])) == ["Linear"]
+
+
+def test_the_output_is_that_of_the_weights():
+    mlp: Any = MLP(2, [2, 1])
+    with torch.no_grad():
+        mlp.layers[0].weight.copy_(torch.tensor([[1.0, 1.0], [1.0, -1.0]]))
+        mlp.layers[2].weight.copy_(torch.tensor([[10.0, 1.0]]))
+    # [1, 2] → [3, -1] → ReLU [3, 0] → 30
+    assert mlp(torch.tensor([[1.0, 2.0]])).tolist() == [[30.0]]
+
+
+def test_weights_start_xavier_uniform_and_biases_at_zero():
+    torch.manual_seed(0)
+    first: Any = MLP(100, [50, 1]).layers[0]
+    bound = (6 / (100 + 50)) ** 0.5
+    assert 0.95 * bound < first.weight.abs().max() <= bound
+    assert not first.bias.any()
+    assert isinstance(first, nn.Linear)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"layer_sizes": []}, r"layer_sizes=\[\] must list widths of 1 or more, e.g. \[256, 1\]"),
+        ({"layer_sizes": [4, 0]}, r"layer_sizes=\[4, 0\] must list"),
+        ({"layer_sizes": [1], "dropout": 0.0}, "dropout=0.0 must be .* null means none"),
+        ({"layer_sizes": [1], "dropout": 1.0}, "dropout=1.0 must be a fraction between 0 and 1"),
+    ],
+)
+def test_a_faulty_setting_is_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        MLP(3, **settings)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 1.5])
+def test_a_momentum_outside_its_range_is_refused(momentum):
+    with pytest.raises(ValueError, match=r"batch_norm.momentum=.* must be above 0 and at most 1"):
+        BatchNorm(momentum=momentum)
