@@ -1,0 +1,127 @@
+"""Writes tables in recap's layout: dense groups as raw little-endian numbers, whole files only."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from recap.schema import Dense
+
+COMPRESSIONS = ("lz4", "zstd", "none")
+FLOATS = ("float16", "float32", "float64")
+
+
+def storage_dtype(name: str, dense: Dense, stored: str | None = None) -> np.dtype:
+    """The little-endian type that group ``name`` is stored in: ``stored``, or its own dtype.
+
+    A reader knows the width of raw numbers and the kind from the schema, so floats can be stored as
+    any float and integers as narrower ones of their kind.
+    """
+    allowed: tuple[str, ...] = (dense.dtype,)
+    if dense.dtype in FLOATS:
+        allowed = FLOATS
+    elif dense.dtype != "bool":
+        kind, bits = dense.dtype.split("int")
+        allowed = tuple(f"{kind}int{n}" for n in (8, 16, 32, 64) if n <= int(bits))
+    if stored is not None and stored not in allowed:
+        raise ValueError(
+            f"stored.{name}={stored!r}: a {dense.dtype} group can be stored as {', '.join(allowed)}"
+        )
+    return np.dtype(stored or dense.dtype).newbyteorder("<")
+
+
+def raw_field(name: str, dtype: np.dtype, length: int) -> pa.Field:
+    """The field of ``length`` raw numbers a row; its metadata tells other readers their type."""
+    metadata = {"dtype": dtype.newbyteorder("=").name, "length": str(length), "byteorder": "little"}
+    return pa.field(name, pa.binary(length * dtype.itemsize), nullable=False, metadata=metadata)
+
+
+def raw_array(numbers: np.ndarray) -> pa.Array:
+    """The rows of ``numbers`` [B, length] as FixedSizeBinary; no copy if they lie in one piece."""
+    numbers = np.ascontiguousarray(numbers, numbers.dtype.newbyteorder("<"))
+    rows, length = numbers.shape
+    # The bytes themselves: not every reader of the buffer protocol knows float16.
+    buffer = pa.py_buffer(numbers.reshape(-1).view(np.uint8))
+    return pa.Array.from_buffers(pa.binary(length * numbers.itemsize), rows, [None, buffer])
+
+
+class LayoutWriter:
+    """Writes batches of one Arrow schema to a Parquet file that takes its name when complete.
+
+    Rows are gathered into row groups of ``row_group_rows``. FixedSizeBinary columns and ``plain``
+    columns get no dictionary and no statistics: both cost time on wide numbers and save nothing.
+    Leaving the ``with`` block by an exception leaves no file.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        schema: pa.Schema,
+        *,
+        plain: Collection[str] = (),
+        row_group_rows: int = 4096,
+        compression: str = "lz4",
+    ):
+        if compression not in COMPRESSIONS:
+            raise ValueError(f"compression={compression!r} is not one of {', '.join(COMPRESSIONS)}")
+        if row_group_rows < 1:
+            raise ValueError(f"row_group_rows={row_group_rows} must be 1 or more")
+        self.path = Path(path)
+        self.rows = 0
+        self._schema = schema
+        self._row_group_rows = row_group_rows
+        self._temporary = self.path.with_name(self.path.name + ".incomplete")
+        self._pending: list[pa.RecordBatch] = []
+        self._pending_rows = 0
+        indexed = [
+            leaf
+            for column in schema
+            if column.name not in plain and not pa.types.is_fixed_size_binary(column.type)
+            for leaf in (column.name, f"{column.name}.list.element")
+        ]
+        self._file = pq.ParquetWriter(
+            self._temporary,
+            schema,
+            compression=compression,
+            use_dictionary=indexed or False,  # pyright: ignore[reportArgumentType]
+            write_statistics=indexed or False,  # pyright: ignore[reportArgumentType]
+        )
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        """Takes the rows of ``batch``; full row groups go to the file."""
+        self._pending.append(batch)
+        self._pending_rows += batch.num_rows
+        if self._pending_rows >= self._row_group_rows:
+            table = pa.Table.from_batches(self._pending, self._schema)
+            full = self._pending_rows - self._pending_rows % self._row_group_rows
+            self._write(table.slice(0, full))
+            self._pending = table.slice(full).to_batches()
+            self._pending_rows -= full
+
+    def _write(self, table: pa.Table) -> None:
+        self._file.write_table(table, row_group_size=self._row_group_rows)
+        self.rows += table.num_rows
+
+    def __enter__(self) -> LayoutWriter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exception: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            if kind is None and self._pending_rows:
+                self._write(pa.Table.from_batches(self._pending, self._schema))
+            self._file.close()
+            if kind is None:
+                os.replace(self._temporary, self.path)
+        finally:
+            self._temporary.unlink(missing_ok=True)
