@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from recap.batch import Batch
+from recap.model.dense import DenseInputs
 from recap.model.embeddings import EmbeddingTables
 from recap.model.module_names import module_key
 from recap.schema import Schema
@@ -38,16 +39,20 @@ class AffineMap:
 class Task:
     """Settings of one task; ``tower`` builds its network from the width of what it reads.
 
-    ``pos_weight`` weighs the positives' loss; the model only carries it.
+    ``pos_weight`` weighs the positives' loss and ``loss_weight`` the task's among all tasks; the
+    model only carries them.
     """
 
     tower: Callable[[int], nn.Module]
     pos_weight: float = 1.0
+    loss_weight: float = 1.0
     affine_map: AffineMap | None = None
 
     def __post_init__(self) -> None:
         if not self.pos_weight > 0.0:
             raise ValueError(f"pos_weight={self.pos_weight} must be above 0; 1 weighs nothing")
+        if not self.loss_weight >= 0.0:
+            raise ValueError(f"loss_weight={self.loss_weight} must be 0 or more")
 
 
 class HeavyRanker(nn.Module):
@@ -86,6 +91,7 @@ class HeavyRanker(nn.Module):
 
         self.tasks = tuple(tasks)
         self.pos_weights = {name: task.pos_weight for name, task in tasks.items()}
+        self.loss_weights = {name: task.loss_weight for name, task in tasks.items()}
         self.in_features: int = sum(_width(layer) for layer in self.inputs.values())
         self.backbone: nn.Module | None = None
         if backbone is not None:
@@ -137,6 +143,36 @@ class HeavyRanker(nn.Module):
             if parameter.requires_grad:
                 groups.setdefault(owners.get(id(parameter), BACKBONE), []).append((name, parameter))
         return groups
+
+    def parameters_by_kind(self) -> dict[str, Any]:
+        """Named parameters as the optimizer section takes them, each in exactly one place.
+
+        ``towers`` by task (tower and affine map), ``tables`` by embedding table, and ``backbone``:
+        all the rest, the input layers included.
+        """
+        towers = {
+            task: dict(self.towers[module_key(task)].named_parameters(f"towers.{module_key(task)}"))
+            for task in self.tasks
+        }
+        for task in self.tasks:
+            if module_key(task) in self.affine_maps:
+                line = self.affine_maps[module_key(task)]
+                towers[task] |= line.named_parameters(f"affine_maps.{module_key(task)}")
+        tables = {name: {name: table.weight} for name, table in self._tables()}
+        owned = {id(p) for group in (*towers.values(), *tables.values()) for p in group.values()}
+        rest = {name: p for name, p in self.named_parameters() if id(p) not in owned}
+        return {"towers": towers, "backbone": rest, "tables": tables}
+
+    @property
+    def input_names(self) -> set[str]:
+        """The schema's inputs that the model reads."""
+        names: set[str] = set()
+        for layer in self.modules():
+            if isinstance(layer, DenseInputs):
+                names.update(layer.names)
+            elif isinstance(layer, EmbeddingTables):
+                names.update(*layer.features.values())
+        return names
 
     def _tables(self) -> list[tuple[str, nn.EmbeddingBag]]:
         return [

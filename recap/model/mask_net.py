@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from recap.model.mlp import xavier_linear
+from recap.model.mlp import MLP, xavier_linear
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +71,6 @@ class MaskBlock(nn.Module):
         )
         self.hidden_layer = xavier_linear(net_features, config.output_size)
         self.layer_norm = nn.LayerNorm(config.output_size)
-        self.out_features = config.output_size
 
     def forward(self, net: Tensor, mask_input: Tensor) -> Tensor:
         """The block's output, [B, output_size]; ``mask_input`` is [B, mask_features]."""
@@ -91,7 +90,7 @@ class MaskNet(nn.Module):
         self,
         in_features: int,
         mask_blocks: Sequence[MaskBlockConfig],
-        mlp: Callable[[int], nn.Module] | None = None,
+        mlp: Callable[[int], MLP] | None = None,
         use_parallel: bool = True,
     ) -> None:
         super().__init__()
@@ -110,7 +109,7 @@ class MaskNet(nn.Module):
         if use_parallel:
             width = sum(config.output_size for config in mask_blocks)
         self.mlp = None if mlp is None else mlp(width)
-        self.out_features: int = width if self.mlp is None else self.mlp.out_features  # pyright: ignore[reportAttributeAccessIssue]
+        self.out_features = width if self.mlp is None else self.mlp.out_features
 
     def forward(self, features: Tensor) -> Tensor:
         """The top's output, [B, out_features]."""

@@ -67,6 +67,6 @@ class RowNorm(nn.Module):
         smallest = torch.finfo(rows.dtype).tiny
         normed = F.layer_norm(rows, self.shape, self.weight, self.bias, smallest)
         values = rows.detach()
-        # amin and amax are vectorised; torch.aminmax and a comparison with all() take ten times longer.
+        # amin and amax are vectorised; aminmax, and a comparison with all(), take ten times longer.
         constant = values.amin(dim=-1, keepdim=True) == values.amax(dim=-1, keepdim=True)
         return torch.where(constant, 0.0 if self.bias is None else self.bias, normed)
