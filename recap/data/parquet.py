@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import pyarrow as pa
@@ -17,19 +17,6 @@ from recap.data.order import Block, Lane
 from recap.data.prefetch import prefetched
 from recap.data.preprocess import Step
 from recap.schema import Dense, Schema
-
-
-@dataclass(frozen=True, kw_only=True)
-class SamplingRates:
-    """Which share of a task's positives and negatives its data kept, each in (0, 1]."""
-
-    pos_downsampling_rate: float = 1.0
-    neg_downsampling_rate: float = 1.0
-
-    def __post_init__(self) -> None:
-        for name in ("pos_downsampling_rate", "neg_downsampling_rate"):
-            if not 0 < getattr(self, name) <= 1:
-                raise ValueError(f"{name}={getattr(self, name)} must lie in (0, 1]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +92,7 @@ class ParquetData:
         tasks: Sequence[str],
         shuffle_seed: int | None,
         epochs: int | None,
+        inputs: Collection[str] | None = None,
         position: int = 0,
         rank: int = 0,
         world_size: int = 1,
@@ -117,6 +105,7 @@ class ParquetData:
 
         Args:
             tasks: the labels' columns, in this order.
+            inputs: the schema's dense and sparse inputs that are read; None: all.
             shuffle_seed: rows come in a random order that follows from it; None: as they lie.
             epochs: how often every row is seen; None: without end. Batches run on from one epoch
                 into the next; only the last one of all may be short.
@@ -126,7 +115,8 @@ class ParquetData:
             DataError: while iterating, when a row group cannot be read or holds a label that is
                 neither 0 nor 1; names file and row group.
         """
-        stream = _Stream(self, tasks, shuffle_seed, epochs, rank, world_size)
+        schema = _only(self.seg_dense_schema, inputs)
+        stream = _Stream(self, schema, tasks, shuffle_seed, epochs, rank, world_size)
         batches = stream.batches(position, pin_memory)
         return prefetched(batches, depth=self.prefetch_batches)
 
@@ -148,6 +138,7 @@ class _Stream:
     def __init__(
         self,
         data: ParquetData,
+        schema: Schema,
         tasks: Sequence[str],
         shuffle_seed: int | None,
         epochs: int | None,
@@ -162,8 +153,8 @@ class _Stream:
                 f"{f'{below} and ' if below else ''}{below + world_size} do"
             )
         self._sources = data.sources
-        self._columns = columns_of(data.seg_dense_schema, tasks)
-        self._decode = Decoder(data.seg_dense_schema, tasks)
+        self._columns = columns_of(schema, tasks)
+        self._decode = Decoder(schema, tasks)
         self._steps = data._steps
         self._tasks = tuple(tasks)
         self._batch = batch
@@ -262,6 +253,17 @@ class _Walk:
         if self._end is None or following < self._end:
             ahead = self._lane.block_at(following)
             self._ahead = ahead, self._pool.submit(self._load, ahead)
+
+
+def _only(schema: Schema, inputs: Collection[str] | None) -> Schema:
+    """The part of the schema that is read for these inputs."""
+    if inputs is None:
+        return schema
+    return replace(
+        schema,
+        dense={name: dense for name, dense in schema.dense.items() if name in inputs},
+        sparse={name: sparse for name, sparse in schema.sparse.items() if name in inputs},
+    )
 
 
 def _faults_of(file: pa.Schema, schema: Schema, tasks: Sequence[str]) -> Iterator[str]:

@@ -1,0 +1,208 @@
+"""Checkpoints: everything a restart needs, written aside and renamed, loaded without running code.
+
+A checkpoint is a folder ``<save_dir>/checkpoints/step-00001000`` with the tensors in ``state.pt``
+and what a person wants to know in ``manifest.json``. It is written under another name, brought to
+disk and renamed, so a folder of that name is always whole: whatever ends a run in the middle of a
+save leaves the checkpoint before it in place.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_NAME = re.compile(r"step-(\d{8})")
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be written, or does not fit what it is loaded into."""
+
+
+def save(
+    save_dir: Path, *, step: int, state: Mapping[str, Any], max_to_keep: int | None = None
+) -> Path:
+    """Writes ``state`` as the checkpoint of ``step``; returns its folder.
+
+    ``state`` holds tensors, numbers, strings and containers of them. Afterwards only the newest
+    ``max_to_keep`` checkpoints are left.
+
+    Raises:
+        CheckpointError: the disk is full or refuses; names the last whole checkpoint.
+    """
+    folder = save_dir / "checkpoints"
+    final = folder / f"step-{step:08d}"
+    aside = folder / f".writing-{final.name}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for left_over in folder.glob(".writing-*"):
+            shutil.rmtree(left_over)
+        aside.mkdir()
+        with (aside / "state.pt").open("wb") as file:
+            torch.save(dict(state), file)
+            file.flush()
+            os.fsync(file.fileno())
+        manifest = {"step": step, "torch": torch.__version__, "holds": sorted(state)}
+        with (aside / "manifest.json").open("w") as file:
+            json.dump(manifest, file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        if final.exists():  # the same step again, after resuming from an earlier one
+            shutil.rmtree(final)
+        aside.rename(final)
+        _sync_folder(folder)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+        last = latest(save_dir)
+        raise CheckpointError(
+            f"training.save_dir: the checkpoint of step {step} could not be written to {final}: "
+            f"{str(error).splitlines()[0]}; last good checkpoint: {last.name if last else 'none'}"
+        ) from error
+    if max_to_keep is not None:
+        for old in _all(save_dir)[:-max_to_keep]:
+            shutil.rmtree(old)
+    return final
+
+
+def latest(save_dir: Path) -> Path | None:
+    """The newest whole checkpoint of a run, None where there is none."""
+    return (_all(save_dir) or [None])[-1]
+
+
+def find(path: Path) -> Path:
+    """The checkpoint that ``path`` names: the folder of a checkpoint, or of a run for its newest.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    found = path if (path / "manifest.json").is_file() else latest(path)
+    if found is None:
+        raise CheckpointError(
+            f"{path} is neither a checkpoint nor the folder of a run that has one"
+        )
+    return found
+
+
+def load(checkpoint: Path) -> dict[str, Any]:
+    """The state that was saved, on the CPU. Only tensors and plain values are ever loaded.
+
+    Raises:
+        CheckpointError: the file is damaged, or holds anything else.
+    """
+    try:
+        return torch.load(checkpoint / "state.pt", map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise CheckpointError(
+            f"{checkpoint / 'state.pt'} cannot be loaded: {str(error).splitlines()[0]}"
+        ) from error
+
+
+def training_state(
+    model: nn.Module, optimizer: torch.optim.Optimizer, *, step: int, position: int
+) -> dict[str, Any]:
+    """What a restart needs: weights, the optimizer's moments by name, step, data position, random.
+
+    Learning rates and other settings are not in it: they follow from the step and the config.
+    """
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    return {
+        "model": model.state_dict(),
+        "optimizer": {names[parameter]: held for parameter, held in optimizer.state.items()},
+        "step": step,
+        "position": position,
+        "random": random_state(),
+    }
+
+
+def restore_training(
+    state: Mapping[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer
+) -> tuple[int, int]:
+    """Puts a ``training_state`` back; returns (step, data position).
+
+    Raises:
+        CheckpointError: the model is another one; lists every difference.
+    """
+    restore_model(state["model"], model)
+    if fault := _optimizer_fault(state["optimizer"], optimizer):
+        raise CheckpointError(fault)
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    ordered = [names[p] for group in optimizer.param_groups for p in group["params"]]
+    held = {i: state["optimizer"][n] for i, n in enumerate(ordered) if n in state["optimizer"]}
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": held})
+    set_random_state(state["random"])
+    return state["step"], state["position"]
+
+
+def restore_model(weights: Mapping[str, Tensor], model: nn.Module) -> None:
+    """Loads ``weights`` into ``model``.
+
+    Raises:
+        CheckpointError: names or shapes differ; lists every difference.
+    """
+    own = model.state_dict()
+    differences = [f"{name}: in the checkpoint only" for name in weights if name not in own]
+    differences += [f"{name}: in the model only" for name in own if name not in weights]
+    differences += [
+        f"{name}: {list(weights[name].shape)} in the checkpoint, {list(tensor.shape)} in the model"
+        for name, tensor in own.items()
+        if name in weights and weights[name].shape != tensor.shape
+    ]
+    if differences:
+        raise CheckpointError(
+            "the checkpoint is of another architecture; these differ:\n  "
+            + "\n  ".join(differences)
+        )
+    model.load_state_dict(weights)
+
+
+def random_state() -> dict[str, Any]:
+    """The state of torch's generators, on the CPU and on every GPU."""
+    return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}
+
+
+def set_random_state(state: Mapping[str, Any]) -> None:
+    """Puts ``random_state`` back; GPUs that are not there any more are left out."""
+    torch.set_rng_state(state["cpu"])
+    for device, held in enumerate(state["cuda"][: torch.cuda.device_count()]):
+        torch.cuda.set_rng_state(held, device)
+
+
+def _optimizer_fault(saved: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> str | None:
+    """Moments of one algorithm mean nothing to another: the keys must be those it would make."""
+    if not saved:
+        return None
+    probe = nn.Parameter(torch.zeros(1))
+    settings = {key: value for key, value in optimizer.defaults.items()}
+    fresh = type(optimizer)([probe], **settings)
+    probe.grad = torch.ones(1)
+    fresh.step()
+    expected, found = set(fresh.state[probe]), set(next(iter(saved.values())))
+    if expected == found:
+        return None
+    return (
+        f"optimizer: the checkpoint holds {', '.join(sorted(found)) or 'nothing'} per parameter, "
+        f"{type(optimizer).__name__} needs {', '.join(sorted(expected)) or 'nothing'}; keep the "
+        "optimizer, or start a new run with training.initial_checkpoint_dir"
+    )
+
+
+def _all(save_dir: Path) -> list[Path]:
+    """Whole checkpoints by step."""
+    folder = save_dir / "checkpoints"
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if _NAME.fullmatch(path.name))
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,89 @@
+"""Evaluation of a ranker over named partitions of data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import islice
+
+import torch
+
+from recap.data.parquet import ParquetData
+from recap.metrics import RankingMetrics
+from recap.model.heavy_ranker import HeavyRanker
+from recap.training import Training
+
+Results = Mapping[str, Mapping[str, Mapping[str, float]]]  # partition → task → metric → value
+
+
+def evaluate(
+    ranker: HeavyRanker, partitions: Mapping[str, ParquetData], training: Training
+) -> Results:
+    """Metrics per partition, task and name, over one pass or ``num_eval_steps`` batches of each.
+
+    A partition with ``evaluation_tasks`` is measured on those tasks only. Neither weights nor
+    random state change; the ranker is left in training mode if it was.
+    """
+    was_training = ranker.training
+    ranker.eval()
+    try:
+        return {name: _evaluate(ranker, data, training) for name, data in partitions.items()}
+    finally:
+        ranker.train(was_training)
+
+
+@torch.inference_mode()
+def _evaluate(
+    ranker: HeavyRanker, data: ParquetData, training: Training
+) -> dict[str, dict[str, float]]:
+    device = training.torch_device
+    tasks = tuple(data.evaluation_tasks or ranker.tasks)
+    columns = [ranker.tasks.index(task) for task in tasks]
+    metrics = RankingMetrics(tasks, device)
+    batches = data.batches(
+        tasks=tasks,
+        inputs=ranker.input_names,
+        shuffle_seed=None,
+        epochs=1,
+        pin_memory=device.type == "cuda",
+    )
+    limit = training.num_eval_steps if training.num_eval_steps >= 0 else None
+    for batch, _ in islice(batches, limit):
+        batch = batch.to(device, non_blocking=True)
+        with training.autocast():
+            logits = ranker(batch)
+        metrics.update(logits[:, columns], batch.labels, batch.weights)
+    return metrics.compute()
+
+
+def flat(results: Results) -> dict[str, float]:
+    """The metrics under the names they are tracked by: ``<partition>/<task>/<metric>``."""
+    return {
+        f"{partition}/{task}/{metric}": value
+        for partition, tasks in results.items()
+        for task, row in tasks.items()
+        for metric, value in row.items()
+    }
+
+
+def objective(results: Results, name: str) -> float:
+    """The value of ``<partition>/<task>/<metric>``; the task "mean" averages over all tasks."""
+    partition, task, metric = name.split("/")
+    if task != "mean":
+        return results[partition][task][metric]
+    values = [row[metric] for row in results[partition].values()]
+    return sum(values) / len(values)
+
+
+def shown(results: Results) -> Results:
+    """The part of the metrics that a person reads at the end of a run."""
+    columns = ("auroc", "log_loss", "rce", "nrce", "calibration", "examples", "positives")
+    return {
+        partition: {
+            task: {
+                metric: int(row[metric]) if metric in ("examples", "positives") else row[metric]
+                for metric in columns
+            }
+            for task, row in tasks.items()
+        }
+        for partition, tasks in results.items()
+    }

@@ -1,0 +1,286 @@
+"""``python -m recap.train``: trains the ranker that a composed config describes.
+
+Started again in the same run directory, it continues the run: same weights, same order of rows.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
+
+from recap import checkpoint
+from recap.batch import Batch
+from recap.check import Experiment, prepare
+from recap.compose import Refused, hydra_command
+from recap.console import Progress, metrics_table
+from recap.data.files import DataError
+from recap.evaluate import Results, evaluate, flat, objective, shown
+from recap.optimizer import set_learning_rates
+from recap.tracking import Run
+
+log = logging.getLogger(__name__)
+
+
+class NonFiniteLoss(ArithmeticError):
+    """A loss that became nan or infinite; names the task, the steps and the last checkpoint."""
+
+
+@dataclass
+class Place:
+    """Where a run stands: all that the loop changes beside the weights and the moments."""
+
+    step: int  # updates done
+    position: int  # rows read, see ParquetData.batches
+
+
+def train(cfg: DictConfig) -> float | None:
+    """Trains, evaluates and tracks; returns the metric that ``training.objective`` names.
+
+    Raises:
+        Refused: see ``recap.check.prepare``; also a run directory of another architecture.
+        NonFiniteLoss, DataError, CheckpointError: what only shows while training; a checkpoint of
+            an earlier step is in place.
+        KeyboardInterrupt: after Ctrl-C or SIGTERM, with a checkpoint of the step it came in.
+    """
+    experiment = prepare(cfg)
+    training, ranker = experiment.training, experiment.ranker
+    torch.backends.cuda.matmul.allow_tf32 = training.tf32
+    at = _start(experiment)
+    log.info(
+        "%s: %d tasks, %s parameters on %s, %s rows in %d files, steps %d to %d",
+        experiment.save_dir,
+        len(ranker.tasks),
+        f"{sum(p.numel() for p in ranker.parameters()):,}",
+        training.torch_device,
+        f"{experiment.train_data.num_rows:,}",
+        len(experiment.train_data.sources),
+        at.step,
+        training.num_train_steps,
+    )
+    with (
+        experiment.tracker.run(
+            experiment.save_dir,
+            overrides=_overrides(),
+            config_yaml=OmegaConf.to_yaml(cfg, resolve=True),
+            name=experiment.save_dir.name,
+            parent=_sweep_dir(),
+            resume_step=at.step,
+        ) as run,
+        Progress(training.num_train_steps, first_step=at.step) as progress,
+    ):
+        results = fit(experiment, run, progress, at)
+    log.info("\n%s\n", metrics_table(shown(results)))
+    log.info("run: %s", experiment.save_dir)
+    if run.view:
+        log.info("look at it: %s", run.view)
+    return objective(results, training.objective) if training.objective else None
+
+
+def fit(experiment: Experiment, run: Run, progress: Progress, at: Place) -> Results:
+    """The training loop, from ``at`` to the last step; returns the last evaluation."""
+    training, ranker, optimizer = experiment.training, experiment.ranker, experiment.optimizer
+    batches = _batches(experiment, at.position)
+    window = _LossWindow(ranker.tasks, at.step)
+    results: Results = {}
+    ranker.train()
+    with _stop_signals() as stop, _saved_on_data_error(experiment, run, at):
+        while at.step < training.num_train_steps and not stop:
+            rates = set_learning_rates(optimizer, at.step)
+            for _ in range(training.micro_batches):
+                batch, position = next(batches)
+                window.add(_backward(experiment, batch))
+            norm = _clip(experiment)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            at.step, at.position = at.step + 1, position
+            progress.advance(training.micro_batches * experiment.train_data.global_batch_size)
+
+            finished = at.step == training.num_train_steps
+            log_due = at.step % training.train_log_every_n == 0 or finished
+            evaluate_due = at.step % training.eval_log_every_n == 0 or finished
+            save_due = at.step % training.checkpoint_every_n == 0 or finished or stop
+            if log_due or evaluate_due or save_due:
+                losses = window.close(at, rates, experiment.save_dir)
+                speed = {"examples_per_s": progress.report(losses["loss"])} if log_due else {}
+                run.log(at.step, {**losses, **_named("lr", rates), **norm, **speed})
+            if evaluate_due:
+                with progress.aside():
+                    results = evaluate(ranker, experiment.validation_data, training)
+                run.log(at.step, flat(results))
+            if save_due:
+                with progress.aside():
+                    _save(experiment, run, at)
+    if stop:
+        raise KeyboardInterrupt(f"{stop[0]} came; step {at.step} is saved")
+    # a finished run that is started again is only evaluated
+    return results or evaluate(ranker, experiment.validation_data, training)
+
+
+def _start(experiment: Experiment) -> Place:
+    """Where the run stands: at its latest checkpoint, or at 0, with weights from elsewhere if said.
+
+    Raises:
+        Refused: a checkpoint that does not fit the model or the optimizer.
+    """
+    training, ranker = experiment.training, experiment.ranker
+    latest = checkpoint.latest(experiment.save_dir)
+    try:
+        if latest is not None:
+            state = checkpoint.load(latest)
+            at = Place(*checkpoint.restore_training(state, ranker, experiment.optimizer))
+            log.info("continuing %s after step %d", latest, at.step)
+            return at
+        if training.initial_checkpoint_dir is not None:
+            weights = checkpoint.load(checkpoint.find(Path(training.initial_checkpoint_dir)))
+            checkpoint.restore_model(weights["model"], ranker)
+    except checkpoint.CheckpointError as error:
+        key = "save_dir" if latest is not None else "initial_checkpoint_dir"
+        raise Refused([f"training.{key}: {error}"]) from error
+    return Place(step=0, position=0)
+
+
+def _batches(experiment: Experiment, position: int) -> Iterator[tuple[Batch, int]]:
+    training = experiment.training
+    return experiment.train_data.batches(
+        tasks=experiment.ranker.tasks,
+        inputs=experiment.ranker.input_names,
+        shuffle_seed=training.seed,
+        epochs=None,
+        position=position,
+        pin_memory=training.torch_device.type == "cuda",
+    )
+
+
+def _backward(experiment: Experiment, batch: Batch) -> Tensor:
+    """Adds a batch's gradients; returns [1 + T]: its loss and the loss of each task, detached."""
+    training = experiment.training
+    batch = batch.to(training.torch_device, non_blocking=True)
+    with training.autocast():
+        logits = experiment.ranker(batch)
+    total, per_task = experiment.loss(logits, batch.labels, batch.weights)
+    (total / training.micro_batches).backward()
+    return torch.cat([total.detach().reshape(1), per_task.detach()])
+
+
+def _clip(experiment: Experiment) -> dict[str, float]:
+    """Clips the gradients if the config says so; returns their norm before that."""
+    if (limit := experiment.training.gradient_clip_norm) is None:
+        return {}
+    return {"gradient_norm": clip_grad_norm_(experiment.ranker.parameters(), limit)}
+
+
+def _save(experiment: Experiment, run: Run, at: Place) -> None:
+    run.flush()  # what is logged up to here will not be logged again after a resume
+    state = checkpoint.training_state(
+        experiment.ranker, experiment.optimizer, step=at.step, position=at.position
+    )
+    keep = experiment.training.checkpoint_max_to_keep
+    checkpoint.save(experiment.save_dir, step=at.step, state=state, max_to_keep=keep)
+
+
+class _LossWindow:
+    """Mean losses since the last report; summed on the device, so that no step waits for it."""
+
+    def __init__(self, tasks: tuple[str, ...], step: int) -> None:
+        self._names = ["loss", *(f"loss/{task}" for task in tasks)]
+        self._first_step = step
+        self._parts: list[Tensor] = []
+
+    def add(self, losses: Tensor) -> None:
+        """Counts in a batch's [1 + T] losses."""
+        self._parts.append(losses)
+
+    def close(self, at: Place, rates: dict[str, float], save_dir: Path) -> dict[str, float]:
+        """The means by name; the next window begins.
+
+        Raises:
+            NonFiniteLoss: one of them is no finite number.
+        """
+        means = torch.stack(self._parts).mean(0).tolist()
+        losses = dict(zip(self._names, means, strict=True))
+        for name, value in losses.items():
+            if name != "loss" and not math.isfinite(value):
+                rate = rates.get(name.removeprefix("loss/"), math.nan)
+                last = checkpoint.latest(save_dir)
+                raise NonFiniteLoss(
+                    f"{name} became {value} between steps {self._first_step} and {at.step}; "
+                    f"lr/{name.removeprefix('loss/')} was {rate:.1e}; "
+                    f"last good checkpoint: {last.name if last else 'none'}"
+                )
+        self._first_step, self._parts = at.step, []
+        return losses
+
+
+@contextmanager
+def _stop_signals() -> Iterator[list[str]]:
+    """A list that is empty until Ctrl-C or SIGTERM comes, and then names it.
+
+    The second signal takes its usual effect at once.
+    """
+    came: list[str] = []
+    before = {}
+
+    def note(number: int, frame: FrameType | None) -> None:
+        came.append(signal.Signals(number).name)
+        log.info("%s: stopping after this step; once more stops without saving", came[0])
+        signal.signal(number, before[number])
+
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before[number] = signal.signal(number, note)
+    try:
+        yield came
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _saved_on_data_error(experiment: Experiment, run: Run, at: Place) -> Iterator[None]:
+    """A data file that turns out damaged ends the run, but not without what was learned."""
+    started = at.step
+    try:
+        yield
+    except DataError:
+        if at.step > started:
+            _save(experiment, run, at)
+            log.info("step %d is saved in %s", at.step, experiment.save_dir)
+        raise
+
+
+def _named(prefix: str, values: dict[str, float]) -> dict[str, float]:
+    return {f"{prefix}/{name}": value for name, value in values.items()}
+
+
+def _overrides() -> list[str]:
+    return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+
+
+def _sweep_dir() -> Path | None:
+    if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
+        return None
+    return Path(HydraConfig.get().sweep.dir).absolute()
+
+
+@hydra_command("train")
+def main(cfg: DictConfig) -> float | None:
+    """The command; see ``train``."""
+    return train(cfg)
+
+
+if __name__ == "__main__":
+    main()

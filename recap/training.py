@@ -1,0 +1,75 @@
+"""How long and how a ranker is trained: the settings of the loop, checked as they are made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """The ``training`` section; conf/training/default.yaml says what each field means and its unit.
+
+    Raises ValueError with every value that is out of range.
+    """
+
+    num_train_steps: int
+    save_dir: str
+    num_eval_steps: int = 16384
+    checkpoint_every_n: int = 1000
+    checkpoint_max_to_keep: int | None = None
+    train_log_every_n: int = 1000
+    eval_log_every_n: int = 5000
+    initial_checkpoint_dir: str | None = None
+    gradient_accumulation: int | None = None
+    gradient_clip_norm: float | None = None
+    loss_reduction: Literal["mean", "sum", "min", "max", "median"] = "mean"
+    precision: Literal["float32", "bf16"] = "float32"
+    tf32: bool = False
+    device: str | None = None
+    seed: int = 0
+    objective: str | None = None
+
+    def __post_init__(self) -> None:
+        least = {
+            "num_train_steps": 0,
+            "checkpoint_every_n": 1,
+            "checkpoint_max_to_keep": 1,
+            "train_log_every_n": 1,
+            "eval_log_every_n": 1,
+            "gradient_accumulation": 1,
+            "seed": 0,
+        }
+        faults = [
+            f"{name}={value} must be {bound} or more"
+            for name, bound in least.items()
+            if (value := getattr(self, name)) is not None and value < bound
+        ]
+        if self.num_eval_steps == 0:
+            faults.append("num_eval_steps=0 would evaluate nothing; below 0 is the whole partition")
+        if self.gradient_clip_norm is not None and not self.gradient_clip_norm > 0:
+            faults.append(f"gradient_clip_norm={self.gradient_clip_norm} must be above 0")
+        if self.device is not None and self.torch_device.type == "cuda":
+            if not torch.cuda.is_available():
+                faults.append(f"device={self.device}: there is no GPU here; null takes what there is")
+        if faults:
+            raise ValueError("\n".join(faults))
+
+    @property
+    def torch_device(self) -> torch.device:
+        """Where the model is trained."""
+        if self.device is not None:
+            return torch.device(self.device)
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    @property
+    def micro_batches(self) -> int:
+        """Batches whose gradients are averaged into one update."""
+        return self.gradient_accumulation or 1
+
+    def autocast(self) -> torch.autocast:
+        """Context in which the forward pass runs."""
+        bf16 = self.precision == "bf16"
+        return torch.autocast(self.torch_device.type, torch.bfloat16, enabled=bf16)
