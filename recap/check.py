@@ -148,7 +148,9 @@ def _type_fault(value: Any, hint: Any) -> str | None:
         )
     except typeguard.TypeCheckError:
         wanted = getattr(hint, "__name__", None) if inspect.isclass(hint) else None
-        return f"must be {wanted or str(hint).replace('typing.', '').replace('collections.abc.', '')}"
+        return (
+            f"must be {wanted or str(hint).replace('typing.', '').replace('collections.abc.', '')}"
+        )
     except Exception:  # an annotation beyond typeguard: the target's own checks remain
         return None
     return None
@@ -324,5 +326,3 @@ def _lines(place: str, error: BaseException) -> list[str]:
 
 def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [""])[0]
-
-

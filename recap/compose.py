@@ -96,7 +96,9 @@ class Composer(ConfigLoaderImpl):
         text = str(error).strip()
         if match := re.search(r"Could not override '([^']+)'", text):
             key = getattr(error.__cause__, "full_key", None) or match[1]
-            return f"{key}: there is no such key{_close(key, self._keys)}; a new one takes a + before"
+            return (
+                f"{key}: there is no such key{_close(key, self._keys)}; a new one takes a + before"
+            )
         if match := re.search(r"Could not find '([^']+)/([^'/]+)'", text):
             group, choice = match[1].removeprefix("/"), match[2]
             choices = self.list_groups_options(group)

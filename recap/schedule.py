@@ -102,7 +102,9 @@ class PiecewiseConstant:
                 f"not {len(self.learning_rate_values)}"
             )
         boundaries = list(self.learning_rate_boundaries)
-        if any(later <= earlier for earlier, later in zip(boundaries, boundaries[1:], strict=False)):
+        if any(
+            later <= earlier for earlier, later in zip(boundaries, boundaries[1:], strict=False)
+        ):
             raise ValueError(f"learning_rate_boundaries={boundaries} must increase")
         _refuse_negative(learning_rate_values=min(self.learning_rate_values))
 

@@ -53,7 +53,9 @@ class Training:
             faults.append(f"gradient_clip_norm={self.gradient_clip_norm} must be above 0")
         if self.device is not None and self.torch_device.type == "cuda":
             if not torch.cuda.is_available():
-                faults.append(f"device={self.device}: there is no GPU here; null takes what there is")
+                faults.append(
+                    f"device={self.device}: there is no GPU here; null takes what there is"
+                )
         if faults:
             raise ValueError("\n".join(faults))
 

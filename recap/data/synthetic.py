@@ -258,6 +258,15 @@ def _rows_of_splits(rows: int, splits: Mapping[str, float]) -> dict[str, int]:
 
 
 def _write_splits(cfg: Any) -> None:
+    from recap.compose import Refused
+
+    try:
+        _write_all(cfg)
+    except (ValueError, FileExistsError) as error:
+        raise Refused(str(error).splitlines()) from error
+
+
+def _write_all(cfg: Any) -> None:
     from hydra.utils import instantiate
     from omegaconf import OmegaConf
 
@@ -267,20 +276,18 @@ def _write_splits(cfg: Any) -> None:
     rows = _rows_of_splits(settings.pop("rows"), settings.pop("splits"))
     for split, count in rows.items():
         report = write_synthetic(schema, directory / split, rows=count, stream=split, **settings)
-        how = (
-            "already there"
-            if report.already_there
-            else f"{report.seconds:.1f} s, {report.num_bytes / 1e6 / report.seconds:.0f} MB/s"
-        )
+        how = "already there"
+        if not report.already_there:
+            how = f"{report.seconds:.1f} s, {report.num_bytes / 1e6 / report.seconds:.0f} MB/s"
         print(f"\n{report.directory}: {report.rows} rows, {report.num_bytes / 1e6:.0f} MB ({how})")
         print(report.table())
 
 
 def main() -> None:
     """Writes the data set of the composed config's ``synthetic`` section."""
-    from recap.compose import main as composed
+    from recap.compose import hydra_command
 
-    composed("synthetic")(_write_splits)()
+    hydra_command("synthetic")(_write_splits)()
 
 
 if __name__ == "__main__":

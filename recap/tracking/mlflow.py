@@ -278,9 +278,9 @@ def _explained(uri: str) -> Iterator[None]:
     """What the store raises comes out as ConnectionError with the setting and the ways out."""
     try:
         yield
-    except (ValueError, ConnectionError):
-        raise
     except Exception as error:  # mlflow, requests, sqlalchemy and the file system each have theirs
+        if type(error) is ValueError:  # ours, which says more; json's and requests' are subclasses
+            raise
         raise ConnectionError(
             f"tracking.uri={without_passwords(uri)} does not work: {first_line(error)}; "
             "start it, name another with tracking.uri=…, or train with tracking=none"
