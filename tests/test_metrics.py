@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import log_loss, roc_auc_score
 from torch import Tensor
 
-from recap.metrics import RankingMetrics
+from recap.metrics import METRIC_NAMES, RankingMetrics
 
 GOLDEN = Path(__file__).resolve().parents[1] / "../shared/golden"
 needs_golden = pytest.mark.skipif(
@@ -42,6 +42,7 @@ def exact_auroc(logits: Tensor, labels: Tensor) -> float:
 def test_metrics_of_four_examples_by_hand():
     # Probabilities 1/4, 1/2, 1/2, 3/4; of the four pairs two are in order, one is tied.
     found = metrics_of(column(-math.log(3), 0, 0, math.log(3)), column(0, 1, 0, 1))
+    assert tuple(found) == METRIC_NAMES
     assert found["examples"] == 4
     assert found["positives"] == 2
     assert found["mean_label"] == 0.5
