@@ -1,0 +1,410 @@
+"""Turns CSV or Parquet tables into files that recap reads, with joins, filters and packed groups.
+
+python -m recap.data.convert convert=kuairand convert.download=KuaiRand-Pure/data
+python -m recap.data.convert experiment=NAME convert.pack=true convert.sources=in/*.parquet
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import fs
+
+from recap.data.decode import Decoder
+from recap.data.files import DataError, matching_paths
+from recap.data.layout import LayoutWriter, raw_array, raw_field, storage_dtype
+from recap.data.readers import name_of, read_batches
+from recap.data.reshape import Join, SideTable, columns_read, derived, kept, renamed, require
+from recap.schema import Schema
+
+KEY = b"recap.convert"  # of the file's metadata: a digest of all that its content follows from
+
+
+@dataclass(frozen=True)
+class ConvertReport:
+    """Rows of each written file by its path; counted again in the files' footers."""
+
+    rows: Mapping[Path, int]
+    already_there: tuple[Path, ...]
+    rows_read: int
+    schema: Schema | None  # to read the files by; None where columns were not packed
+
+    def table(self) -> str:
+        """The counts as text, a line per file."""
+        lines = [
+            f"{path}: {rows} rows{' (already there)' if path in self.already_there else ''}"
+            for path, rows in self.rows.items()
+        ]
+        total = sum(self.rows.values())
+        return "\n".join(
+            [*lines, f"{total} rows in {len(lines)} files; {self.rows_read} rows read"]
+        )
+
+
+def convert(
+    sources: str | Sequence[str],
+    target: str | Path,
+    *,
+    name: str | None = None,
+    rows_per_file: int | None = None,
+    types: Mapping[str, str] | None = None,
+    rename: Mapping[str, str] | None = None,
+    joins: Mapping[str, Join] | None = None,
+    derive: Mapping[str, Any] | None = None,
+    where: Mapping[str, Any] | None = None,
+    columns: Sequence[str] | None = None,
+    schema: Schema | None = None,
+    stored: Mapping[str, str] | None = None,
+    row_group_rows: int = 4096,
+    compression: str = "lz4",
+) -> ConvertReport:
+    """Parquet files in the folder ``target``, in bounded memory (side tables are held whole).
+
+    Every step is applied to the rows in the order: rename, joins, derive; a condition of ``where``
+    as soon as its column is there. A file takes its name when complete: a call that is made again
+    does the missing files only, and refuses to mix with files of other settings or inputs.
+
+    Args:
+        sources: paths or globs of .csv, .csv.gz and .parquet files.
+        name: all rows go to ``<name>.parquet``; None: a file per source that keeps its name.
+        rows_per_file: cut into ``<name or part>-00000.parquet``, … of so many rows.
+        types: type by the files' own column names, where a CSV's first rows would mislead.
+        rename: column of the sources → its new name.
+        where, derive: see ``recap.data.reshape``.
+        columns: what is kept, None for everything; with a ``schema``, what is kept besides it.
+        schema: what the rows hold. Each dense group, from a list or from scalar columns, becomes
+            one column of raw bytes under the name of its column or, from scalar columns, of the
+            group; labels become int8; ids stay. None: columns stay as they are.
+        stored: group → the type it is stored in, e.g. int8 for an int64 group.
+
+    Raises:
+        DataError: a missing column or key, a key that stands twice in a side table, rows without
+            a match, a value that does not fit, a schema that differs between files; with file.
+    """
+    if rows_per_file is not None and rows_per_file < 1:
+        raise ValueError(f"rows_per_file={rows_per_file} must be 1 or more")
+    patterns = [sources] if isinstance(sources, str) else list(sources)
+    found = [pair for pattern in patterns for pair in matching_paths(pattern)]
+    joins = joins or {}
+    settings = {
+        "types": dict(types or {}),
+        "rename": dict(rename or {}),
+        "joins": {name: dataclasses.asdict(join) for name, join in joins.items()},
+        "derive": derive or {},
+        "where": where or {},
+        "columns": columns,
+        "schema": None if schema is None else dataclasses.asdict(schema),
+        "stored": dict(stored or {}),
+        "rows_per_file": rows_per_file,
+        "row_group_rows": row_group_rows,
+        "compression": compression,
+        "side tables": [_version(pair) for join in joins.values() for pair in join.paths],
+    }
+    rows = _Rows(
+        types=types or {},
+        rename=rename or {},
+        joins={name: SideTable(name, join, types or {}) for name, join in joins.items()},
+        keys=[key for join in joins.values() for key in join.keys],
+        derive=derive or {},
+        where=where or {},
+        columns=columns,
+        pack=None if schema is None else _Pack(schema, stored or {}, columns or ()),
+    )
+    target = Path(target)
+    target.mkdir(parents=True, exist_ok=True)
+    files = _Files(target, settings, row_group_rows, compression)
+    if name is None and rows_per_file is None:
+        names = [name_of(path) for _, path in found]
+        if twice := [one for one in names if names.count(one) > 1]:
+            raise DataError(f"sources: two files would both become {twice[0]}.parquet; give a name")
+        for pair, own in zip(found, names, strict=True):
+            files.write(own, [pair], rows.of([pair]), None)
+    else:
+        stream = _Cut(rows.of(found))
+        number = 0
+        while number == 0 or (rows_per_file is not None and stream.more()):
+            own = name if rows_per_file is None else f"{name or 'part'}-{number:05d}"
+            files.write(str(own), found, stream.take(rows_per_file), rows_per_file)
+            number += 1
+    for path, count in files.rows.items():
+        if (held := pq.read_metadata(path).num_rows) != count:
+            raise DataError(f"{path}: {count} rows were written and {held} are there")
+    out = None if rows.pack is None else rows.pack.result
+    return ConvertReport(files.rows, tuple(files.already_there), rows.num_read, out)
+
+
+@dataclass
+class _Rows:
+    """The rows of sources after all steps; counts those that were read."""
+
+    types: Mapping[str, str]
+    rename: Mapping[str, str]
+    joins: Mapping[str, SideTable]
+    keys: Sequence[str]
+    derive: Mapping[str, Any]
+    where: Mapping[str, Any]
+    columns: Sequence[str] | None
+    pack: _Pack | None
+    num_read: int = 0
+    _seen: set[str] = field(default_factory=set)  # columns of the sources, read or not
+
+    def of(self, found: Sequence[tuple[fs.FileSystem, str]]) -> Iterator[pa.RecordBatch]:
+        for filesystem, path in found:
+            try:
+                for batch in read_batches(filesystem, path, self.types, self._wanted):
+                    self.num_read += batch.num_rows
+                    table = self._reshaped(pa.Table.from_batches([batch]))
+                    if len(table):
+                        yield self._as_written(table)
+            except DataError as error:
+                place = "" if str(error).startswith(path) else f"{path}: "
+                raise DataError(f"{place}{error}") from error
+
+    def _wanted(self, column: str) -> bool:
+        self._seen.add(column)
+        if self.pack is None and self.columns is None:
+            return True
+        read = {*self.where, *self.keys, *(self.columns or ())}
+        read.update(name for entry in self.derive.values() for name in columns_read(entry))
+        if self.pack is not None:
+            read.update(self.pack.columns)
+        return self.rename.get(column, column) in read
+
+    def _reshaped(self, table: pa.Table) -> pa.Table:
+        table = renamed(table, self.rename, "rename")
+        early = {
+            column: self.where[column] for column in self.where if column in table.schema.names
+        }
+        table = kept(table, early)
+        for join in self.joins.values():
+            table = join(table)
+        table = derived(table, self.derive)
+        return kept(table, {c: self.where[c] for c in self.where if c not in early})
+
+    def _as_written(self, table: pa.Table) -> pa.RecordBatch:
+        if self.pack is not None:
+            return self.pack(table)
+        if self.columns is not None:
+            require(self.columns, table, "columns", self._seen)
+            table = table.select(list(self.columns))
+        return _one_batch(table)
+
+
+class _Pack:
+    """Turns a table as ``schema`` describes it into the layout; ``result`` describes that."""
+
+    def __init__(self, schema: Schema, stored: Mapping[str, str], besides: Sequence[str]) -> None:
+        if unknown := [name for name in stored if name not in schema.dense]:
+            raise ValueError(
+                f"stored: no dense group is named {unknown[0]!r}; there are "
+                f"{', '.join(schema.dense)}"
+            )
+        self._schema, self._besides = schema, tuple(besides)
+        self._stored = {
+            name: storage_dtype(name, dense, stored.get(name))
+            for name, dense in schema.dense.items()
+        }
+        packed = {
+            name: replace(dense, column=dense.column or name, columns=None)
+            for name, dense in schema.dense.items()
+        }
+        self.result = replace(schema, dense=packed)
+        others = [*(s.column for s in schema.sparse.values()), *schema.labels.values(), *besides]
+        names = [str(dense.column) for dense in packed.values()]
+        for name in names:
+            if name in others or names.count(name) > 1:
+                raise ValueError(f"schema: two columns of the result would be named {name!r}")
+        dense_and_labels = Schema(labels=schema.labels, dense=schema.dense)
+        self._decode = Decoder(dense_and_labels, tuple(schema.labels))
+
+    @property
+    def columns(self) -> list[str]:
+        stored = [column for dense in self._schema.dense.values() for column in dense.stored_in]
+        ids = [sparse.column for sparse in self._schema.sparse.values()]
+        return [*stored, *ids, *self._schema.labels.values(), *self._besides]
+
+    def __call__(self, table: pa.Table) -> pa.RecordBatch:
+        from recap.data.parquet import _faults_of  # imports torch, which only packing needs
+
+        if faults := list(_faults_of(table.schema, self._schema, tuple(self._schema.labels))):
+            raise DataError("\n".join(faults))
+        rows = self._decode(table)
+        fields, arrays = [], []
+        for name, dense in self.result.dense.items():
+            numbers = _narrowed(name, rows.dense[name], self._stored[name])
+            fields.append(raw_field(str(dense.column), self._stored[name], dense.width))
+            arrays.append(raw_array(numbers))
+        as_they_are = [sparse.column for sparse in self._schema.sparse.values()]
+        require(self._besides, table, "columns")
+        for column in dict.fromkeys([*as_they_are, *self._besides]):
+            fields.append(table.schema.field(column))
+            arrays.append(table.column(column).combine_chunks())
+        labels = {column: task for task, column in self._schema.labels.items()}
+        for column, task in labels.items():
+            place = list(self._schema.labels).index(task)
+            if column not in self._besides:
+                fields.append(pa.field(column, pa.int8(), nullable=False))
+                arrays.append(pa.array(rows.labels[:, place].astype(np.int8)))
+        return pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields))
+
+
+class _Files:
+    """Writes files that are not there yet, of one Arrow schema; knows the rows of all."""
+
+    def __init__(
+        self, target: Path, settings: dict[str, Any], row_group_rows: int, compression: str
+    ) -> None:
+        self.rows: dict[Path, int] = {}
+        self.already_there: list[Path] = []
+        self._target, self._settings = target, settings
+        self._row_group_rows, self._compression = row_group_rows, compression
+        self._schema: pa.Schema | None = None
+
+    def write(
+        self,
+        name: str,
+        sources: Sequence[tuple[fs.FileSystem, str]],
+        batches: Iterator[pa.RecordBatch],
+        rows: int | None,
+    ) -> None:
+        """``batches`` as ``<name>.parquet``; no file if they hold no rows."""
+        path = self._target / f"{name}.parquet"
+        content = {**self._settings, "sources": [_version(pair) for pair in sources]}
+        text = json.dumps(content, sort_keys=True, default=str)
+        key = hashlib.sha256(text.encode()).hexdigest().encode()
+        if path.exists():
+            self._keep(path, key)
+            if rows is not None:  # the next file starts where this one ends
+                for _ in batches:
+                    pass
+            return
+        first = next(batches, None)
+        if first is None:
+            return
+        self._agree(path, first.schema)
+        with LayoutWriter(
+            path,
+            first.schema.with_metadata({KEY: key}),
+            row_group_rows=self._row_group_rows,
+            compression=self._compression,
+        ) as writer:
+            writer.write(first)
+            for batch in batches:
+                self._agree(path, batch.schema)
+                writer.write(batch)
+        self.rows[path] = writer.rows
+
+    def _keep(self, path: Path, key: bytes) -> None:
+        with pq.ParquetFile(path) as file:
+            held, rows = file.schema_arrow, file.metadata.num_rows
+        if (held.metadata or {}).get(KEY) != key:
+            raise DataError(
+                f"{path} was made of other sources or with other settings; "
+                "remove it or choose another target"
+            )
+        self._agree(path, held)
+        self.rows[path] = rows
+        self.already_there.append(path)
+
+    def _agree(self, path: Path, schema: pa.Schema) -> None:
+        before = self._schema = self._schema or schema
+        for one, other in zip(before, schema, strict=False):
+            if one.name != other.name or one.type != other.type:
+                raise DataError(
+                    f"{path}: column {other.name!r} of {other.type} stands where the rows before "
+                    f"have {one.name!r} of {one.type}; state the type, e.g. "
+                    f"types.{other.name}={one.type}"
+                )
+        if len(schema) != len(before):
+            raise DataError(f"{path}: {len(schema)} columns, the rows before have {len(before)}")
+
+
+class _Cut:
+    """Hands out a stream of batches in pieces of a number of rows."""
+
+    def __init__(self, batches: Iterator[pa.RecordBatch]) -> None:
+        self._batches = batches
+        self._rest: pa.RecordBatch | None = None
+
+    def more(self) -> bool:
+        """Whether rows are left."""
+        while self._rest is None or not self._rest.num_rows:
+            self._rest = next(self._batches, None)
+            if self._rest is None:
+                return False
+        return True
+
+    def take(self, rows: int | None) -> Iterator[pa.RecordBatch]:
+        """The next ``rows`` rows, or all that are left."""
+        while (rows is None or rows > 0) and self.more():
+            assert self._rest is not None
+            piece = self._rest if rows is None else self._rest.slice(0, rows)
+            self._rest = self._rest.slice(piece.num_rows)
+            rows = None if rows is None else rows - piece.num_rows
+            yield piece
+
+
+def _narrowed(name: str, numbers: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    if numbers.dtype == dtype:
+        return numbers
+    with np.errstate(over="ignore"):
+        result = numbers.astype(dtype)
+    lost = result != numbers if dtype.kind in "iu" else np.isfinite(numbers) & ~np.isfinite(result)
+    if lost.any():
+        raise DataError(f"group {name}: {numbers[lost][0]} does not fit its type {dtype.name}")
+    return result
+
+
+def _one_batch(table: pa.Table) -> pa.RecordBatch:
+    arrays = [column.combine_chunks() for column in table.columns]
+    return pa.RecordBatch.from_arrays(arrays, schema=table.schema)
+
+
+def _version(pair: tuple[fs.FileSystem, str]) -> list:
+    info = pair[0].get_file_info(pair[1])
+    return [info.path, info.size, info.mtime_ns]
+
+
+def _convert_splits(cfg: Any) -> None:
+    from hydra.utils import instantiate
+    from omegaconf import OmegaConf
+
+    from recap.compose import Refused
+
+    settings: dict[str, Any] = OmegaConf.to_container(cfg.convert, resolve=True)  # pyright: ignore[reportAssignmentType]
+    settings.pop("download", None)  # stands in the choice's other paths
+    schema = None
+    if settings.pop("pack"):
+        schema = instantiate(cfg.train_data.seg_dense_schema, _convert_="object")
+    splits = settings.pop("splits") or {settings["name"]: {}}
+    try:
+        joins = {name: Join(**join) for name, join in settings.pop("joins").items()}
+        for name, conditions in splits.items():
+            own = {**settings, "name": name, "where": {**settings["where"], **conditions}}
+            report = convert(**own, joins=joins, schema=schema)
+            print(report.table())
+            if report.schema is not None:
+                for group, dense in report.schema.dense.items():
+                    print(f"{group}: column {dense.column}, length {dense.length}, {dense.dtype}")
+    except ValueError as error:
+        raise Refused(str(error).splitlines()) from error
+
+
+def main() -> None:
+    """Converts what the composed config's ``convert`` section says."""
+    from recap.compose import hydra_command
+
+    hydra_command("convert")(_convert_splits)()
+
+
+if __name__ == "__main__":
+    main()
