@@ -27,7 +27,7 @@ class Progress:
     Args:
         num_steps: updates of the whole run.
         first_step: updates done before; a resumed run starts there.
-        stream: where the bar is drawn, if it is a terminal.
+        stream: where the bar is drawn, if it is a terminal; ``None`` is stderr.
         clock: seconds.
     """
 
@@ -36,7 +36,7 @@ class Progress:
         num_steps: int,
         *,
         first_step: int = 0,
-        stream: TextIO = sys.stderr,
+        stream: TextIO | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._num_steps = num_steps
@@ -49,6 +49,7 @@ class Progress:
         self._aside_s = 0.0
         self._bar = None
         self._closing = contextlib.ExitStack()
+        stream = stream or sys.stderr
         if stream.isatty():
             self._bar = tqdm(
                 total=num_steps,

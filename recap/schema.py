@@ -88,6 +88,17 @@ class Sparse:
             if len(set(self.vocabulary)) != len(self.vocabulary):
                 raise ValueError(f"column {self.column!r}: the vocabulary lists an id twice")
 
+    @property
+    def num_slots(self) -> int | None:
+        """Slots that ids are mapped to; None where only the vocabulary's file tells."""
+        if self.num_buckets is not None:
+            return self.num_buckets
+        if isinstance(self.vocabulary, int):
+            return self.vocabulary + 1
+        if isinstance(self.vocabulary, str) or self.vocabulary is None:
+            return None
+        return len(self.vocabulary) + 1
+
 
 @dataclass(frozen=True, kw_only=True)
 class Schema:

@@ -100,11 +100,7 @@ class Decoder:
 
 def num_slots(sparse: Sparse) -> int:
     """Slots that ids of ``sparse`` are mapped to: rows of an embedding table that holds them all."""
-    if sparse.num_buckets is not None:
-        return sparse.num_buckets
-    if isinstance(sparse.vocabulary, int):
-        return sparse.vocabulary + 1
-    return len(vocabulary_array(sparse)) + 1
+    return sparse.num_slots or len(vocabulary_array(sparse)) + 1
 
 
 def vocabulary_array(sparse: Sparse) -> pa.Array:

@@ -12,7 +12,7 @@ from pyarrow import csv, fs
 from recap.data.files import DataError
 
 CSV_BLOCK_BYTES = 8 << 20  # a column whose type is not stated gets that of the first block
-PARQUET_BATCH_ROWS = 4096
+PARQUET_BATCH_ROWS = 1024
 
 Types = Mapping[str, str]
 
@@ -80,7 +80,7 @@ def _parquet_batches(
 ) -> Iterator[pa.RecordBatch]:
     try:
         with filesystem.open_input_file(path) as file:
-            parquet = pq.ParquetFile(file)
+            parquet = pq.ParquetFile(file, pre_buffer=False)
             names = [name for name in parquet.schema_arrow.names if wanted(name)]
             for batch in parquet.iter_batches(batch_size=PARQUET_BATCH_ROWS, columns=names):
                 for name in batch.schema.names:

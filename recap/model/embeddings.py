@@ -179,15 +179,7 @@ def _faults(
 
 def _slots(feature: str, sparse: Sparse, num_slots: Mapping[str, int]) -> int | None:
     """Slots of a feature; None if they are neither given nor follow from the schema."""
-    if feature in num_slots:
-        return num_slots[feature]
-    if sparse.num_buckets is not None:
-        return sparse.num_buckets
-    if isinstance(sparse.vocabulary, int):
-        return sparse.vocabulary + 1
-    if isinstance(sparse.vocabulary, str) or sparse.vocabulary is None:
-        return None
-    return len(sparse.vocabulary) + 1
+    return num_slots.get(feature, sparse.num_slots)
 
 
 def _missing(feature: str, schema: Schema) -> str:

@@ -17,7 +17,6 @@ from recap.model.module_names import module_key
 from recap.schema import Schema
 
 MultiTaskType = Literal["share_none", "share_all", "share_partial"]
-BACKBONE = "backbone"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,41 +125,24 @@ class HeavyRanker(nn.Module):
         logit = self.towers[key](shared)
         return self.affine_maps[key](logit) if key in self.affine_maps else logit
 
-    def parameter_groups(self) -> dict[str, list[tuple[str, nn.Parameter]]]:
-        """Every trainable parameter with its name, in exactly one group; no group is empty.
-
-        The groups are ``backbone`` (all that follows is not), one per task under its name (tower
-        and affine map), and ``embedding table <name>`` for each table.
-        """
-        owners = {id(table.weight): f"embedding table {name}" for name, table in self._tables()}
-        for name in self.tasks:
-            for modules in (self.towers, self.affine_maps):
-                if module_key(name) in modules:
-                    own = modules[module_key(name)].parameters()
-                    owners |= {id(parameter): name for parameter in own}
-        groups: dict[str, list[tuple[str, nn.Parameter]]] = {}
-        for name, parameter in self.named_parameters():
-            if parameter.requires_grad:
-                groups.setdefault(owners.get(id(parameter), BACKBONE), []).append((name, parameter))
-        return groups
-
     def parameters_by_kind(self) -> dict[str, Any]:
-        """Named parameters as the optimizer section takes them, each in exactly one place.
+        """Trainable parameters by name as the optimizer section takes them, each in one place.
 
         ``towers`` by task (tower and affine map), ``tables`` by embedding table, and ``backbone``:
         all the rest, the input layers included.
         """
-        towers = {
-            task: dict(self.towers[module_key(task)].named_parameters(f"towers.{module_key(task)}"))
-            for task in self.tasks
-        }
+        named = [(name, p) for name, p in self.named_parameters() if p.requires_grad]
+        towers: dict[str, dict[str, nn.Parameter]] = {}
         for task in self.tasks:
-            if module_key(task) in self.affine_maps:
-                line = self.affine_maps[module_key(task)]
-                towers[task] |= line.named_parameters(f"affine_maps.{module_key(task)}")
-        tables = {name: {name: table.weight} for name, table in self._tables()}
-        owned = {id(p) for group in (*towers.values(), *tables.values()) for p in group.values()}
-        rest = {name: p for name, p in self.named_parameters() if id(p) not in owned}
+            own = tuple(f"{part}.{module_key(task)}." for part in ("towers", "affine_maps"))
+            towers[task] = {name: p for name, p in named if name.startswith(own)}
+        weights = {id(table.weight): name for name, table in self._tables()}
+        tables = {weights[id(p)]: {name: p} for name, p in named if id(p) in weights}
+        rest = {
+            name: p
+            for name, p in named
+            if id(p) not in weights and not name.startswith(("towers.", "affine_maps."))
+        }
         return {"towers": towers, "backbone": rest, "tables": tables}
 
     @property
@@ -207,8 +189,8 @@ def _faults(
         faults.append("model.inputs={} must name at least one input, e.g. featurization")
     if not tasks:
         faults.append("model.tasks={} must name at least one task")
-    if BACKBONE in tasks:
-        faults.append(f"model.tasks: {BACKBONE!r} is the shared part's name; rename the task")
+    if "backbone" in tasks:
+        faults.append(f"model.tasks: 'backbone' is the shared part's name; rename the task")
     return faults
 
 

@@ -28,7 +28,6 @@ from recap.tracking.sender import first_line
 log = logging.getLogger(__name__)
 
 CONFIG_DIGEST_TAG = "config_sha256"
-EXPERIMENT_KIND_TAG = "mlflow.experimentKind"  # without it the UI opens on its GenAI pages
 MAX_PARAMS_PER_CALL = 100
 MAX_PARAM_LENGTH = 6000
 MAX_TAG_LENGTH = 8000
@@ -143,16 +142,16 @@ class MlflowTracker:
         parent: Path | None = None,
         resume_step: int = 0,
     ) -> tuple[MlflowClient, StoredRun, bool]:
-        """The client, the run in the store, and whether it repeats itself if it repeats a step."""
+        """The client, the run in the store, and whether a step done again must come out the same."""
         uri = self.store()
         run_dir = Path(run_dir).absolute()
         config_yaml = without_passwords(config_yaml)
         params = parse_overrides(overrides)
         facts = {
-            **provenance(run_dir),
-            **(tags or {}),
-            CONFIG_DIGEST_TAG: hashlib.sha256(config_yaml.encode()).hexdigest(),
+            key: value[:MAX_TAG_LENGTH]
+            for key, value in {**provenance(run_dir), **(tags or {})}.items()
         }
+        facts[CONFIG_DIGEST_TAG] = hashlib.sha256(config_yaml.encode()).hexdigest()
         with _explained(uri):
             client, experiment_id = self._open(uri)
             run_id = read_run_id(run_dir, uri)
@@ -167,7 +166,7 @@ class MlflowTracker:
                 log.warning("tracking: no run stands for sweep %s; %s has no parent", parent, name)
             stored = client.create_run(
                 experiment_id,
-                tags=resolve_tags({key: value[:MAX_TAG_LENGTH] for key, value in facts.items()}),
+                tags=resolve_tags(facts),
                 run_name=self.run_name or name or run_dir.name,
             )
             write_run_id(run_dir, stored.info.run_id, uri)
@@ -195,11 +194,7 @@ class MlflowTracker:
         experiment = client.get_experiment_by_name(self.experiment)
         if experiment is None:
             try:
-                return client, client.create_experiment(
-                    self.experiment,
-                    location,
-                    tags={EXPERIMENT_KIND_TAG: "custom_model_development"},
-                )
+                return client, client.create_experiment(self.experiment, location)
             except MlflowException as error:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
@@ -238,7 +233,7 @@ def _record_changes(
     config_yaml: str,
     resume_step: int,
 ) -> bool:
-    """Tag what differs from the run's start or its last resume; True if a repeat must be equal."""
+    """Tag what differs from the run's start; True if a step done again must come out the same."""
     tags, run_id = stored.data.tags, stored.info.run_id
     before = {**stored.data.params, **tags}
     now = {_param_name(key): value[:MAX_PARAM_LENGTH] for key, value in params.items()}
@@ -247,9 +242,7 @@ def _record_changes(
     digest = facts[CONFIG_DIGEST_TAG]
     changes.pop(CONFIG_DIGEST_TAG, None)
     for key, value in changes.items():
-        client.set_tag(
-            run_id, f"resumed_at_{resume_step}/{key}"[:MAX_NAME_LENGTH], value[:MAX_TAG_LENGTH]
-        )
+        client.set_tag(run_id, f"resumed_at_{resume_step}/{key}"[:MAX_NAME_LENGTH], value)
     same_config = tags.get(CONFIG_DIGEST_TAG) == digest
     if not same_config:
         client.log_text(run_id, config_yaml, f"config-{resume_step}.yaml")

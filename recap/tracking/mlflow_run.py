@@ -141,7 +141,10 @@ class MlflowRun:
 
 
 def _view(store: str, stored: StoredRun) -> str:
+    run = stored.info
+    # Without the workflow the UI opens on its pages for language models.
+    page = f"#/experiments/{run.experiment_id}/runs/{run.run_id}?workflowType=machine_learning"
     if store.startswith(("http://", "https://")):
-        info = stored.info
-        return f"{store.rstrip('/')}/#/experiments/{info.experiment_id}/runs/{info.run_id}"
-    return f"mlflow ui --backend-store-uri {shlex.quote(store)}"
+        return f"{store.rstrip('/')}/{page}"
+    ui = f"mlflow ui --backend-store-uri {shlex.quote(store)}"
+    return f"{ui}, then http://127.0.0.1:5000/{page}"

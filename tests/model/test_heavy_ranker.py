@@ -133,8 +133,9 @@ def test_an_affine_map_starts_at_its_scale_and_bias():
 def test_every_trainable_parameter_is_in_exactly_one_group():
     model = ranker()
     model.backbone.layers[0].bias.requires_grad_(False)
-    groups = model.parameter_groups()
-    assert {group: [name for name, _ in pairs] for group, pairs in groups.items()} == {
+    kinds = model.parameters_by_kind()
+    groups = {**kinds["towers"], **kinds["tables"], "backbone": kinds["backbone"]}
+    assert {group: list(named) for group, named in groups.items()} == {
         "backbone": [
             "inputs.featurization.batch_norm.weight",
             "inputs.featurization.batch_norm.bias",
@@ -142,7 +143,7 @@ def test_every_trainable_parameter_is_in_exactly_one_group():
             "inputs.featurization.layer_norm.bias",
             "backbone.layers.0.weight",
         ],
-        "embedding table video_id": ["inputs.ids.tables.video_id.weight"],
+        "video_id": ["inputs.ids.tables.video_id.weight"],
         "click": [f"towers.click.layers.{layer}" for layer in _WEIGHTS],
         "forward": [
             *(f"towers.forward_.layers.{layer}" for layer in _WEIGHTS),
@@ -151,7 +152,7 @@ def test_every_trainable_parameter_is_in_exactly_one_group():
         ],
     }
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    grouped = [parameter for pairs in groups.values() for _, parameter in pairs]
+    grouped = [parameter for named in groups.values() for parameter in named.values()]
     assert sorted(map(id, grouped)) == sorted(map(id, trainable))
 
 
@@ -160,7 +161,13 @@ _WEIGHTS = ("0.weight", "0.bias", "2.weight", "2.bias")
 
 def test_a_model_that_shares_nothing_has_no_backbone_group_without_shared_weights():
     model = ranker(multi_task_type="share_none", backbone=None, inputs={"ids": INPUTS["ids"]})
-    assert list(model.parameter_groups()) == ["embedding table video_id", "click", "forward"]
+    kinds = model.parameters_by_kind()
+    assert list(kinds["tables"]) == ["video_id"]
+    assert kinds["backbone"] == {}
+
+
+def test_the_model_says_which_inputs_it_reads():
+    assert ranker().input_names == {"continuous", "binary", "video_id"}
 
 
 def test_logits_are_float32_under_bfloat16_autocast():
