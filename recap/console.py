@@ -49,7 +49,7 @@ class Progress:
         self._aside_s = 0.0
         self._bar = None
         self._closing = contextlib.ExitStack()
-        stream = stream or sys.stderr
+        stream = sys.stderr if stream is None else stream
         if stream.isatty():
             self._bar = tqdm(
                 total=num_steps,

@@ -142,7 +142,7 @@ class MlflowTracker:
         parent: Path | None = None,
         resume_step: int = 0,
     ) -> tuple[MlflowClient, StoredRun, bool]:
-        """The client, the run in the store, and whether a step done again must come out the same."""
+        """The client, the run, and whether a step done again must come out the same."""
         uri = self.store()
         run_dir = Path(run_dir).absolute()
         config_yaml = without_passwords(config_yaml)
