@@ -49,12 +49,12 @@ class Progress:
         self._aside_s = 0.0
         self._bar = None
         self._closing = contextlib.ExitStack()
-        stream = sys.stderr if stream is None else stream
-        if stream.isatty():
+        terminal = sys.stderr if stream is None else stream
+        if terminal.isatty():
             self._bar = tqdm(
                 total=num_steps,
                 initial=first_step,
-                file=stream,
+                file=terminal,
                 unit="step",
                 dynamic_ncols=True,
                 bar_format="{n_fmt}/{total_fmt} |{bar}|{postfix} [{elapsed}, {remaining} left]",
