@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -51,13 +52,16 @@ class Progress:
         self._closing = contextlib.ExitStack()
         terminal = sys.stderr if stream is None else stream
         if terminal.isatty():
+            # tqdm asks by itself, but draws nothing where a terminal has no size, as in a bare pty.
+            columns, rows = shutil.get_terminal_size()
             self._bar = tqdm(
                 total=num_steps,
                 initial=first_step,
                 file=terminal,
                 unit="step",
-                dynamic_ncols=True,
-                bar_format="{n_fmt}/{total_fmt} |{bar}|{postfix} [{elapsed}, {remaining} left]",
+                ncols=columns,
+                nrows=rows,
+                bar_format="{n_fmt}/{total_fmt} |{bar}| {desc} [{elapsed}, {remaining} left]",
             )
             self._closing.callback(self._bar.close)
             self._closing.enter_context(logging_redirect_tqdm())
@@ -76,7 +80,7 @@ class Progress:
         speed = self._examples / seconds if seconds > 0 else 0.0
         self._reported, self._examples, self._aside_s = now, 0, 0.0
         if self._bar is not None:
-            self._bar.set_postfix_str(f"loss {loss:.5f}, {speed:,.0f} examples/s")
+            self._bar.set_description_str(f"loss {loss:.5f}, {speed:,.0f} examples/s")
         else:
             done = self._step - self._first_step
             left_s = (now - self._started) / max(1, done) * (self._num_steps - self._step)
