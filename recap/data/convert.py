@@ -10,18 +10,17 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from recap.data.decode import Decoder
 from recap.data.files import DataError, matching_paths
-from recap.data.layout import LayoutWriter, raw_array, raw_field, storage_dtype
+from recap.data.layout import LayoutWriter
+from recap.data.pack import Pack
 from recap.data.readers import name_of, read_batches
 from recap.data.reshape import Join, SideTable, columns_read, derived, kept, renamed, require
 from recap.schema import Schema
@@ -117,7 +116,7 @@ def convert(
         derive=derive or {},
         where=where or {},
         columns=columns,
-        pack=None if schema is None else _Pack(schema, stored or {}, columns or ()),
+        pack=None if schema is None else Pack(schema, stored or {}, columns or ()),
     )
     target = Path(target)
     target.mkdir(parents=True, exist_ok=True)
@@ -153,7 +152,7 @@ class _Rows:
     derive: Mapping[str, Any]
     where: Mapping[str, Any]
     columns: Sequence[str] | None
-    pack: _Pack | None
+    pack: Pack | None
     num_read: int = 0
     _seen: set[str] = field(default_factory=set)  # columns of the sources, read or not
 
@@ -197,64 +196,6 @@ class _Rows:
             require(self.columns, table, "columns", self._seen)
             table = table.select(list(self.columns))
         return _one_batch(table)
-
-
-class _Pack:
-    """Turns a table as ``schema`` describes it into the layout; ``result`` describes that."""
-
-    def __init__(self, schema: Schema, stored: Mapping[str, str], besides: Sequence[str]) -> None:
-        if unknown := [name for name in stored if name not in schema.dense]:
-            raise ValueError(
-                f"stored: no dense group is named {unknown[0]!r}; there are "
-                f"{', '.join(schema.dense)}"
-            )
-        self._schema, self._besides = schema, tuple(besides)
-        self._stored = {
-            name: storage_dtype(name, dense, stored.get(name))
-            for name, dense in schema.dense.items()
-        }
-        packed = {
-            name: replace(dense, column=dense.column or name, columns=None)
-            for name, dense in schema.dense.items()
-        }
-        self.result = replace(schema, dense=packed)
-        others = [*(s.column for s in schema.sparse.values()), *schema.labels.values(), *besides]
-        names = [str(dense.column) for dense in packed.values()]
-        for name in names:
-            if name in others or names.count(name) > 1:
-                raise ValueError(f"schema: two columns of the result would be named {name!r}")
-        dense_and_labels = Schema(labels=schema.labels, dense=schema.dense)
-        self._decode = Decoder(dense_and_labels, tuple(schema.labels))
-
-    @property
-    def columns(self) -> list[str]:
-        stored = [column for dense in self._schema.dense.values() for column in dense.stored_in]
-        ids = [sparse.column for sparse in self._schema.sparse.values()]
-        return [*stored, *ids, *self._schema.labels.values(), *self._besides]
-
-    def __call__(self, table: pa.Table) -> pa.RecordBatch:
-        from recap.data.parquet import _faults_of  # imports torch, which only packing needs
-
-        if faults := list(_faults_of(table.schema, self._schema, tuple(self._schema.labels))):
-            raise DataError("\n".join(faults))
-        rows = self._decode(table)
-        fields, arrays = [], []
-        for name, dense in self.result.dense.items():
-            numbers = _narrowed(name, rows.dense[name], self._stored[name])
-            fields.append(raw_field(str(dense.column), self._stored[name], dense.width))
-            arrays.append(raw_array(numbers))
-        as_they_are = [sparse.column for sparse in self._schema.sparse.values()]
-        require(self._besides, table, "columns")
-        for column in dict.fromkeys([*as_they_are, *self._besides]):
-            fields.append(table.schema.field(column))
-            arrays.append(table.column(column).combine_chunks())
-        labels = {column: task for task, column in self._schema.labels.items()}
-        for column, task in labels.items():
-            place = list(self._schema.labels).index(task)
-            if column not in self._besides:
-                fields.append(pa.field(column, pa.int8(), nullable=False))
-                arrays.append(pa.array(rows.labels[:, place].astype(np.int8)))
-        return pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields))
 
 
 class _Files:
@@ -351,17 +292,6 @@ class _Cut:
             self._rest = self._rest.slice(piece.num_rows)
             rows = None if rows is None else rows - piece.num_rows
             yield piece
-
-
-def _narrowed(name: str, numbers: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    if numbers.dtype == dtype:
-        return numbers
-    with np.errstate(over="ignore"):
-        result = numbers.astype(dtype)
-    lost = result != numbers if dtype.kind in "iu" else np.isfinite(numbers) & ~np.isfinite(result)
-    if lost.any():
-        raise DataError(f"group {name}: {numbers[lost][0]} does not fit its type {dtype.name}")
-    return result
 
 
 def _one_batch(table: pa.Table) -> pa.RecordBatch:

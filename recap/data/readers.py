@@ -80,6 +80,7 @@ def _parquet_batches(
 ) -> Iterator[pa.RecordBatch]:
     try:
         with filesystem.open_input_file(path) as file:
+            # the buffer would keep every row group that has been read
             parquet = pq.ParquetFile(file, pre_buffer=False)
             names = [name for name in parquet.schema_arrow.names if wanted(name)]
             for batch in parquet.iter_batches(batch_size=PARQUET_BATCH_ROWS, columns=names):

@@ -2,7 +2,7 @@
 
     python -m recap.data.synthetic experiment=local_prod synthetic.rows=20000
 
-The features, and the function of them that the labels follow, are in planted.py.
+The features are drawn in drawn.py; the function of them that the labels follow is in planted.py.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from recap.data.drawn import BLOCK_ROWS
 from recap.data.layout import LayoutWriter
-from recap.data.planted import BLOCK_ROWS, Planted
+from recap.data.planted import Planted
 from recap.schema import Schema
 
 NUM_THREADS = 2

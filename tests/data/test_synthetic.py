@@ -242,6 +242,17 @@ def test_a_label_that_is_also_an_input_is_refused(tmp_path):
         write_synthetic(schema, tmp_path, rows=10)
 
 
+def test_a_kind_that_the_ids_cannot_be_is_refused(tmp_path):
+    words = Sparse(column="words", vocabulary=["a", "b"])
+    schema = Schema(labels={"click": "is_click"}, sparse={"words": words})
+    with pytest.raises(ValueError, match="column 'words': its ids are strings, not integer_list"):
+        write_synthetic(schema, tmp_path, rows=10, kinds={"words": "integer_list"})
+    tags = Sparse(column="tags", num_buckets=9, separator=",")
+    schema = Schema(labels={"click": "is_click"}, sparse={"tags": tags})
+    with pytest.raises(ValueError, match="column 'tags': a separator stands in strings, not lists"):
+        write_synthetic(schema, tmp_path, rows=10, kinds={"tags": "string_list"})
+
+
 def test_more_files_than_rows_are_refused(tmp_path):
     with pytest.raises(ValueError, match="rows=2 and files=3: each file needs a row"):
         write_synthetic(SMALL, tmp_path, rows=2, files=3)
