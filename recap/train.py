@@ -147,10 +147,27 @@ def _start(experiment: Experiment) -> Place:
         if training.initial_checkpoint_dir is not None:
             weights = checkpoint.load(checkpoint.find(Path(training.initial_checkpoint_dir)))
             checkpoint.restore_model(weights["model"], ranker)
+        else:
+            _observe(experiment)
     except checkpoint.CheckpointError as error:
         key = "save_dir" if latest is not None else "initial_checkpoint_dir"
         raise Refused([f"training.{key}: {error}"]) from error
     return Place(step=0, position=0)
+
+
+def _observe(experiment: Experiment) -> None:
+    """One pass over the training data for the inputs that count it."""
+    if observers := experiment.ranker.observers():
+        batches = experiment.train_data.batches(
+            tasks=experiment.ranker.tasks,
+            inputs=set().union(*(layer.reads for layer in observers)),
+            shuffle_seed=None,
+            epochs=1,
+        )
+        for batch, _ in batches:
+            batch = batch.to(experiment.training.torch_device)
+            for layer in observers:
+                layer.observe(batch)
 
 
 def _batches(experiment: Experiment, position: int) -> Iterator[tuple[Batch, int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from recap.batch import Batch
 from recap.model.dense import DenseInputs
 from recap.model.embeddings import EmbeddingTables
+from recap.model.engagement_rates import EngagementRates
 from recap.model.module_names import module_key
 from recap.schema import Schema
 
@@ -39,12 +41,15 @@ class Task:
     """Settings of one task; ``tower`` builds its network from the width of what it reads.
 
     ``pos_weight`` weighs the positives' loss and ``loss_weight`` the task's among all tasks; the
-    model only carries them.
+    model only carries them. ``initial_rate``, 0 to 1, is the probability that the untrained tower's
+    last bias stands for, so that a rare task need not unlearn a half first (Lin et al., arXiv
+    1708.02002, section 4.1); None starts it at 0.
     """
 
     tower: Callable[[int], nn.Module]
     pos_weight: float = 1.0
     loss_weight: float = 1.0
+    initial_rate: float | None = None
     affine_map: AffineMap | None = None
 
     def __post_init__(self) -> None:
@@ -52,6 +57,10 @@ class Task:
             raise ValueError(f"pos_weight={self.pos_weight} must be above 0; 1 weighs nothing")
         if not self.loss_weight >= 0.0:
             raise ValueError(f"loss_weight={self.loss_weight} must be 0 or more")
+        if self.initial_rate is not None and not 0.0 < self.initial_rate < 1.0:
+            raise ValueError(f"initial_rate={self.initial_rate} must lie between 0 and 1")
+        if self.initial_rate is not None and self.affine_map is not None:
+            raise ValueError("initial_rate and affine_map both say where a logit starts; give one")
 
 
 class HeavyRanker(nn.Module):
@@ -105,7 +114,12 @@ class HeavyRanker(nn.Module):
         self.affine_maps = nn.ModuleDict()
         for name, task in tasks.items():
             with _collect(faults, f"model.tasks.{name}"):
-                self.towers[module_key(name)] = _ending_in_one(task.tower(width))
+                tower = self.towers[module_key(name)] = _ending_in_one(task.tower(width))
+                if task.initial_rate is not None:
+                    last = [layer for layer in tower.modules() if isinstance(layer, nn.Linear)][-1]
+                    nn.init.constant_(
+                        last.bias, math.log(task.initial_rate / (1 - task.initial_rate))
+                    )
                 if task.affine_map is not None:
                     self.affine_maps[module_key(name)] = task.affine_map.start()
         _refuse(faults)
@@ -145,6 +159,10 @@ class HeavyRanker(nn.Module):
         }
         return {"towers": towers, "backbone": rest, "tables": tables}
 
+    def observers(self) -> list[EngagementRates]:
+        """The inputs that count the training data, in one pass before the first step."""
+        return [layer for layer in self.modules() if isinstance(layer, EngagementRates)]
+
     @property
     def input_names(self) -> set[str]:
         """The schema's inputs that the model reads."""
@@ -154,6 +172,8 @@ class HeavyRanker(nn.Module):
                 names.update(layer.names)
             elif isinstance(layer, EmbeddingTables):
                 names.update(*layer.features.values())
+            elif isinstance(layer, EngagementRates):
+                names.update(layer.reads)
         return names
 
     def _tables(self) -> list[tuple[str, nn.EmbeddingBag]]:
