@@ -6,7 +6,7 @@ embedding, V ids in all bags of a feature together.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -23,7 +23,7 @@ class Bag:
 
 @dataclass(frozen=True)
 class Batch:
-    """Inputs by name and, per task of ``tasks``, labels and the weight of each example in the loss."""
+    """Inputs by name and, per task of ``tasks``, labels and the examples' weights in the loss."""
 
     dense: Mapping[str, Tensor]  # name → [B, width], the schema's dtype
     sparse: Mapping[str, Bag]
@@ -49,7 +49,7 @@ class Batch:
         return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Batch:
-        """The batch in page-locked memory, from where copies to a GPU run beside the computation."""
+        """The batch in page-locked memory, whose copies to a GPU run beside the computation."""
         return self._map(Tensor.pin_memory)
 
     def record_stream(self, stream: torch.cuda.Stream) -> None:
@@ -57,7 +57,7 @@ class Batch:
         for tensor in self.tensors():
             tensor.record_stream(stream)
 
-    def _map(self, function) -> Batch:
+    def _map(self, function: Callable[[Tensor], Tensor]) -> Batch:
         return replace(
             self,
             dense={name: function(tensor) for name, tensor in self.dense.items()},

@@ -23,7 +23,6 @@ from recap.data.decode import num_slots
 from recap.data.parquet import ParquetData
 from recap.loss import MultiTaskLoss
 from recap.model.heavy_ranker import HeavyRanker
-
 from recap.tracking import Tracker
 from recap.training import Training
 
@@ -97,7 +96,7 @@ def prepare(cfg: DictConfig) -> Experiment:
 
 
 def binding_faults(node: Any, path: str) -> Iterator[str]:
-    """What keeps the ``_target_`` nodes at and below ``node`` from being called: names and types."""
+    """What keeps the ``_target_`` nodes at and below ``node`` from being called: names, types."""
     if isinstance(node, list):
         for index, item in enumerate(node):
             yield from binding_faults(item, f"{path}.{index}")
@@ -265,7 +264,8 @@ def _data_faults(section: str, data: ParquetData, tasks: tuple[str, ...]) -> Ite
     rows = sum(source.num_rows for source in sources)
     if section == "train_data" and rows < data.global_batch_size:
         yield (
-            f"train_data.global_batch_size={data.global_batch_size}: the files hold only {rows} rows"
+            f"train_data.global_batch_size={data.global_batch_size}: "
+            f"the files hold only {rows} rows"
         )
 
 

@@ -178,7 +178,7 @@ def _optimizer_fault(saved: Mapping[str, Any], optimizer: torch.optim.Optimizer)
     if not saved:
         return None
     probe = nn.Parameter(torch.zeros(1))
-    settings = {key: value for key, value in optimizer.defaults.items()}
+    settings = dict(optimizer.defaults)
     fresh = type(optimizer)([probe], **settings)
     probe.grad = torch.ones(1)
     fresh.step()

@@ -1,10 +1,10 @@
 """Hydra's composition with two additions: rows filled from their template, and the nearest name.
 
-A task's tower, a tower's learning rate and a validation partition each have a template: the sections
-``task`` and ``schedule.curve``, and ``train_data``. After the YAML files are merged and before the
-command line's overrides are applied, every row is filled with references to the keys of its template
-that it does not state itself, so that the composed config shows the whole run and every single value
-can be overridden in place. This is what lets a schedule or a model fit any set of tasks.
+A task, the learning rate of its tower and a validation partition each have a template: the sections
+``task``, ``schedule.curve`` and ``train_data``. After the YAML files are merged and before the
+command line's overrides are applied, every row is filled with references to the keys of its
+template that it does not state itself, so that the composed config shows the whole run and every
+single value can be overridden in place. It is what lets a schedule or a model fit any set of tasks.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ CONF = _HERE / "conf" if (_HERE / "conf").is_dir() else _HERE.parent / "conf"
 
 
 class Refused(CompactHydraException, ValueError):
-    """A run that cannot start; the message lists every fault, and Hydra prints it without a trace."""
+    """A run that cannot start; the message lists every fault, Hydra prints it without a trace."""
 
     def __init__(self, faults: list[str]) -> None:
         super().__init__("\n".join(faults))
@@ -36,7 +36,7 @@ class Refused(CompactHydraException, ValueError):
 
 
 def hydra_command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], Any]]:
-    """Decorator: a function of the composed config ``conf/<config_name>.yaml`` becomes a command."""
+    """Decorator: a function of the config composed from ``<config_name>.yaml`` is a command."""
     return hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)
 
 
@@ -72,6 +72,7 @@ class Composer(ConfigLoaderImpl):
         return cfg
 
     def load_sweep_config(self, master_config, sweep_overrides) -> DictConfig:
+        """The config of one job of a sweep, which knows the folder of the whole."""
         self._sweep_dir = master_config.hydra.sweep.dir
         return super().load_sweep_config(master_config, sweep_overrides)
 
@@ -115,7 +116,7 @@ hydra_internals.ConfigLoaderImpl = Composer  # hydra names its loader in this on
 
 
 def fill_templates(cfg: DictConfig) -> None:
-    """Completes every row of the config from its template, in place; running it again is harmless."""
+    """Completes every row from its template, in place; a second time adds what was left."""
     plain = OmegaConf.to_container(cfg, resolve=False)
     assert isinstance(plain, dict)
     if "task" in plain:

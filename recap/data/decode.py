@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
+import pyarrow.compute
 
 from recap.data.files import DataError
 from recap.schema import Dense, Schema, Sparse
+
+pc: Any = pyarrow.compute  # its functions are made at run time: type checkers see none
 
 
 @dataclass(frozen=True)
@@ -124,7 +127,7 @@ def vocabulary_array(sparse: Sparse) -> pa.Array:
 
 
 def _dense(table: pa.Table, dense: Dense) -> np.ndarray:
-    """[n, width] in the schema's dtype, or a narrower integer type where the file stores one."""
+    """[n, width] in the schema's dtype, or a narrower one where the file stores raw bytes."""
     dtype = np.dtype(dense.dtype)
     if dense.columns is not None:
         out = np.empty((len(table), dense.width), dtype)

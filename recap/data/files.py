@@ -14,7 +14,7 @@ from pyarrow import fs
 
 
 class DataError(ValueError):
-    """A data file that cannot be used; the message names the file and, where known, the row group."""
+    """A data file that cannot be used; names the file and, where known, the row group."""
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,7 @@ class Lane:
         buffer: int,
         seed: int | None,
     ) -> None:
-        """``row_groups[s][g]``: rows of group g of source s. A ``seed`` of None keeps their order."""
+        """``row_groups[s][g]``: rows of group g of source s; ``seed`` None keeps their order."""
         self._row_groups = [
             (source, group, rows)
             for source, groups in enumerate(row_groups)

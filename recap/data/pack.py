@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from recap.data.decode import Decoder
+from recap.data.file_faults import file_faults
 from recap.data.files import DataError
 from recap.data.layout import raw_array, raw_field, storage_dtype
 from recap.data.reshape import require
@@ -76,9 +77,7 @@ class Pack:
     def _check(self, table: pa.Table) -> None:
         if table.schema == self._checked:
             return
-        from recap.data.parquet import _faults_of  # imports torch, which only packing needs
-
-        if faults := list(_faults_of(table.schema, self._schema, tuple(self._schema.labels))):
+        if faults := list(file_faults(table.schema, self._schema, tuple(self._schema.labels))):
             raise DataError("\n".join(faults))
         require(self._besides, table, "columns")
         self._checked = table.schema

@@ -76,7 +76,8 @@ class TruncateAndSlice:
         if mask is not None:
             if len(entries := np.load(mask)) != width:
                 raise ValueError(
-                    f"{name}_feature_mask_path={mask} has {len(entries)} entries for {width} columns"
+                    f"{name}_feature_mask_path={mask} has {len(entries)} entries "
+                    f"for {width} columns"
                 )
             width = len(_selected(mask))
         if width == dense.width:

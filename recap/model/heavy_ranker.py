@@ -210,7 +210,7 @@ def _faults(
     if not tasks:
         faults.append("model.tasks={} must name at least one task")
     if "backbone" in tasks:
-        faults.append(f"model.tasks: 'backbone' is the shared part's name; rename the task")
+        faults.append("model.tasks: 'backbone' is the shared part's name; rename the task")
     return faults
 
 
