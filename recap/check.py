@@ -187,7 +187,7 @@ def _instantiate_sections(cfg: DictConfig) -> tuple[dict[str, Any], list[str]]:
     return parts, list(dict.fromkeys(faults))
 
 
-def _joining_faults(plain: Mapping[str, Any], parts: Mapping[str, Any]) -> Iterator[str]:
+def _joining_faults(plain: Mapping[Any, Any], parts: Mapping[str, Any]) -> Iterator[str]:
     """What does not fit between sections, and between sections and the outside."""
     tasks = tuple(plain["model"]["tasks"])
     if (rates := plain["optimizer"].get("multi_task_learning_rates")) is not None:

@@ -110,7 +110,7 @@ def training_state(
 
     Learning rates and other settings are not in it: they follow from the step and the config.
     """
-    names = {parameter: name for name, parameter in model.named_parameters()}
+    names: dict[Tensor, str] = {p: name for name, p in model.named_parameters()}
     return {
         "model": model.state_dict(),
         "optimizer": {names[parameter]: held for parameter, held in optimizer.state.items()},
@@ -131,7 +131,7 @@ def restore_training(
     restore_model(state["model"], model)
     if fault := _optimizer_fault(state["optimizer"], optimizer):
         raise CheckpointError(fault)
-    names = {parameter: name for name, parameter in model.named_parameters()}
+    names: dict[Tensor, str] = {p: name for name, p in model.named_parameters()}
     ordered = [names[p] for group in optimizer.param_groups for p in group["params"]]
     held = {i: state["optimizer"][n] for i, n in enumerate(ordered) if n in state["optimizer"]}
     optimizer.load_state_dict({**optimizer.state_dict(), "state": held})

@@ -112,7 +112,7 @@ class Composer(ConfigLoaderImpl):
         return sorted(self.get_group_options(group))
 
 
-hydra_internals.ConfigLoaderImpl = Composer  # hydra names its loader in this one place
+setattr(hydra_internals, "ConfigLoaderImpl", Composer)  # hydra names its loader in this one place
 
 
 def fill_templates(cfg: DictConfig) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Protocol
 
 
@@ -102,9 +103,7 @@ class PiecewiseConstant:
                 f"not {len(self.learning_rate_values)}"
             )
         boundaries = list(self.learning_rate_boundaries)
-        if any(
-            later <= earlier for earlier, later in zip(boundaries, boundaries[1:], strict=False)
-        ):
+        if any(later <= earlier for earlier, later in pairwise(boundaries)):
             raise ValueError(f"learning_rate_boundaries={boundaries} must increase")
         _refuse_negative(learning_rate_values=min(self.learning_rate_values))
 

@@ -1,4 +1,4 @@
-"""What a data file holds: dense groups, sparse ids and labels, each by the name recap reads it under."""
+"""What a data file holds: dense groups, sparse ids and labels, by the names recap reads."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ DENSE_DTYPES = ("float16", "float32", "float64", "int8", "uint8", "int16", "int3
 class Dense:
     """A group of ``length`` numbers a row, read as one tensor [B, length].
 
-    It is stored either in one fixed-size ``column`` (Arrow FixedSizeList, a List of constant length, or
-    FixedSizeBinary holding the raw little-endian numbers) or in scalar ``columns``, one number each.
-    Raw bytes say nothing of their type: it is the kind of ``dtype`` in the width that makes up the
-    length, so an int64 group may be stored as int8.
+    It is stored either in one fixed-size ``column`` (Arrow FixedSizeList, a List of constant
+    length, or FixedSizeBinary holding the raw little-endian numbers) or in scalar ``columns``, one
+    number each. Raw bytes say nothing of their type: it is the kind of ``dtype`` in the size that
+    makes up the length, so an int64 group may be stored as int8.
 
     Nulls: in a float group a null is NaN (featurization turns every non-finite value into 0); in an
     integer group it is 0.
@@ -29,7 +29,8 @@ class Dense:
     def __post_init__(self) -> None:
         if (self.column is None) == (self.columns is None):
             raise ValueError(
-                f"give exactly one of column={self.column!r} (fixed-size) and columns={self.columns!r} (scalars)"
+                f"give exactly one of column={self.column!r} (fixed-size) and "
+                f"columns={self.columns!r} (scalars)"
             )
         if self.dtype not in DENSE_DTYPES:
             raise ValueError(f"dtype={self.dtype!r} is not one of {', '.join(DENSE_DTYPES)}")
@@ -57,11 +58,11 @@ class Dense:
 class Sparse:
     """One id or a list of ids a row, integers or strings, read as a bag of slots in [0, num_slots).
 
-    With ``num_buckets`` an id is hashed to one of that many slots. With a ``vocabulary`` the known ids
-    take slots 1, 2, … in its order and every other id takes slot 0, out of vocabulary; the vocabulary is
-    a number n (the integers 0 … n-1), a list, or the path of a Parquet file whose first column holds it.
-    A string column whose rows hold several ids states their ``separator``. A null, an empty list and an
-    empty string are an empty bag; a null inside a list is skipped.
+    With ``num_buckets`` an id is hashed to one of that many slots. With a ``vocabulary`` the known
+    ids take slots 1, 2, … in its order and every other id takes slot 0, out of vocabulary; the
+    vocabulary is a number n (the integers 0 … n-1), a list, or the path of a Parquet file whose
+    first column holds it. A string column whose rows hold several ids states their ``separator``.
+    A null, an empty list and an empty string are an empty bag; a null inside a list is skipped.
     """
 
     column: str
@@ -118,6 +119,6 @@ class Schema:
             )
         if dotted := [task for task in self.labels if "." in task]:
             raise ValueError(
-                f"task names with dots cannot be overridden on the command line: {', '.join(dotted)}; "
-                "keep the dots in the column's name"
+                "task names with dots cannot be overridden on the command line: "
+                f"{', '.join(dotted)}; keep the dots in the column's name"
             )

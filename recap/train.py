@@ -9,7 +9,7 @@ import logging
 import math
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,6 +100,7 @@ def fit(experiment: Experiment, run: Run, progress: Progress, at: Place) -> Resu
     with _stop_signals() as stop, _saved_on_data_error(experiment, run, at):
         while at.step < training.num_train_steps and not stop:
             rates = set_learning_rates(optimizer, at.step)
+            position = at.position
             for _ in range(training.micro_batches):
                 batch, position = next(batches)
                 window.add(_backward(experiment, batch))
@@ -116,7 +117,7 @@ def fit(experiment: Experiment, run: Run, progress: Progress, at: Place) -> Resu
             if log_due or evaluate_due or save_due:
                 losses = window.close(at, rates, experiment.save_dir)
                 speed = {"examples_per_s": progress.report(losses["loss"])} if log_due else {}
-                run.log(at.step, {**losses, **_named("lr", rates), **norm, **speed})
+                run.log(at.step, {**losses, **_named("lr", rates), **_values(norm), **speed})
             if evaluate_due:
                 with progress.aside():
                     results = evaluate(ranker, experiment.validation_data, training)
@@ -170,7 +171,7 @@ def _observe(experiment: Experiment) -> None:
                 layer.observe(batch)
 
 
-def _batches(experiment: Experiment, position: int) -> Iterator[tuple[Batch, int]]:
+def _batches(experiment: Experiment, position: int) -> Generator[tuple[Batch, int]]:
     training = experiment.training
     return experiment.train_data.batches(
         tasks=experiment.ranker.tasks,
@@ -193,7 +194,7 @@ def _backward(experiment: Experiment, batch: Batch) -> Tensor:
     return torch.cat([total.detach().reshape(1), per_task.detach()])
 
 
-def _clip(experiment: Experiment) -> dict[str, float]:
+def _clip(experiment: Experiment) -> dict[str, Tensor]:
     """Clips the gradients if the config says so; returns their norm before that."""
     if (limit := experiment.training.gradient_clip_norm) is None:
         return {}
@@ -277,6 +278,10 @@ def _saved_on_data_error(experiment: Experiment, run: Run, at: Place) -> Iterato
             _save(experiment, run, at)
             log.info("step %d is saved in %s", at.step, experiment.save_dir)
         raise
+
+
+def _values(tensors: dict[str, Tensor]) -> dict[str, float]:
+    return {name: tensor.item() for name, tensor in tensors.items()}
 
 
 def _named(prefix: str, values: dict[str, float]) -> dict[str, float]:

@@ -51,11 +51,9 @@ class Training:
             faults.append("num_eval_steps=0 would evaluate nothing; below 0 is the whole partition")
         if self.gradient_clip_norm is not None and not self.gradient_clip_norm > 0:
             faults.append(f"gradient_clip_norm={self.gradient_clip_norm} must be above 0")
-        if self.device is not None and self.torch_device.type == "cuda":
-            if not torch.cuda.is_available():
-                faults.append(
-                    f"device={self.device}: there is no GPU here; null takes what there is"
-                )
+        on_gpu = self.device is not None and self.torch_device.type == "cuda"
+        if on_gpu and not torch.cuda.is_available():
+            faults.append(f"device={self.device}: there is no GPU here; null takes what there is")
         if faults:
             raise ValueError("\n".join(faults))
 

@@ -102,7 +102,7 @@ class Decoder:
 
 
 def num_slots(sparse: Sparse) -> int:
-    """Slots that ids of ``sparse`` are mapped to: rows of an embedding table that holds them all."""
+    """Slots that ids of ``sparse`` are mapped to: the rows its embedding table needs."""
     return sparse.num_slots or len(vocabulary_array(sparse)) + 1
 
 
@@ -244,9 +244,9 @@ def _cast_ids(ids: pa.Array, to: pa.DataType, column: str) -> pa.Array:
 
 
 def _hash(ids: pa.Array) -> np.ndarray:
-    """[V] uint64, the same on every machine: splitmix64 of integers, a polynomial of strings' bytes.
+    """[V] uint64, the same everywhere: splitmix64 of integers, a polynomial of strings' bytes.
 
-    The integer mix is Steele, Lea and Flood's finalizer (OOPSLA 2014).
+    The mix is Steele, Lea and Flood's finalizer (OOPSLA 2014).
     """
     if pa.types.is_floating(ids.type):
         ids = ids.cast(pa.int64())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -98,7 +98,7 @@ class ParquetData:
         rank: int = 0,
         world_size: int = 1,
         pin_memory: bool = False,
-    ) -> Iterator[tuple[Batch, int]]:
+    ) -> Generator[tuple[Batch, int]]:
         """This rank's part of every global batch, each with the position behind it.
 
         A position counts the rows of all ranks from the first epoch on; a stream started at a
@@ -175,7 +175,7 @@ class _Stream:
             if start < stop and lane.num_rows:
                 self._shares.append((lane, last - first, start, stop))
 
-    def batches(self, position: int, pin_memory: bool) -> Iterator[tuple[Batch, int]]:
+    def batches(self, position: int, pin_memory: bool) -> Generator[tuple[Batch, int]]:
         with ThreadPoolExecutor(max_workers=1 + len(self._shares) // 4) as pool:
             walks = [
                 (_Walk(lane, self._load, pool, self._epochs), quota, start, stop)

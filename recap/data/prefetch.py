@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import TypeVar
 
 T = TypeVar("T")
 
 
-def prefetched(items: Iterator[T], *, depth: int) -> Iterator[T]:
+def prefetched(items: Generator[T], *, depth: int) -> Generator[T]:
     """The items of ``items`` in order, up to ``depth`` of them ready before they are asked for.
 
     Threads serve, not processes: reading Parquet, gathering rows and copying release Python's lock.
@@ -37,7 +37,7 @@ def prefetched(items: Iterator[T], *, depth: int) -> Iterator[T]:
         except BaseException as error:
             put((False, error))
         finally:
-            items.close() if hasattr(items, "close") else None
+            items.close()
 
     thread = threading.Thread(target=read, name="recap-prefetch", daemon=True)
     thread.start()

@@ -1,4 +1,4 @@
-"""The order of rows: every row once an epoch, the same for any number of ranks, found by position."""
+"""The order of rows: every row once an epoch, and the row at any position found at once."""
 
 from __future__ import annotations
 
