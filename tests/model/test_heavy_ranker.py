@@ -298,3 +298,23 @@ def test_faults_of_all_inputs_come_in_one_message():
 def test_a_positive_weight_must_be_above_zero():
     with pytest.raises(ValueError, match="pos_weight=0 must be above 0"):
         Task(tower=TOWER, pos_weight=0)
+
+
+def test_an_untrained_tower_predicts_its_initial_rate():
+    tower = partial(MLP, layer_sizes=[4, 1], init="fan_in_uniform")
+    model = ranker(tasks={"click": Task(tower=tower, initial_rate=0.02)})
+    last = model.towers["click"].layers[-1]
+    torch.testing.assert_close(last.bias.sigmoid(), torch.tensor([0.02]))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"initial_rate": 1.0}, "initial_rate=1.0 must lie between 0 and 1"),
+        ({"initial_rate": 0.5, "affine_map": AffineMap()}, "initial_rate and affine_map both say"),
+        ({"loss_weight": -1.0}, "loss_weight=-1.0 must be 0 or more"),
+    ],
+)
+def test_a_tasks_start_and_weight_are_checked(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Task(tower=partial(MLP, layer_sizes=[1]), **settings)
