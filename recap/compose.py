@@ -40,11 +40,18 @@ def hydra_command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], C
     return hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)
 
 
+def compose(*overrides: str, config_name: str = "train") -> DictConfig:
+    """The config that a command with these overrides runs on, for use from Python."""
+    with hydra.initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        return hydra.compose(config_name, list(overrides))
+
+
 class Composer(ConfigLoaderImpl):
     """Hydra's config loader; see the module's docstring for what it adds."""
 
     _keys: list[str]
     _sweep_dir: str | None = None
+    _swept: list[str] | None = None  # what tells a sweep's job from the others
 
     def _load_configuration_impl(self, config_name, overrides, *args, **kwargs) -> DictConfig:
         faults: list[str] = []
@@ -74,6 +81,8 @@ class Composer(ConfigLoaderImpl):
     def load_sweep_config(self, master_config, sweep_overrides) -> DictConfig:
         """The config of one job of a sweep, which knows the folder of the whole."""
         self._sweep_dir = master_config.hydra.sweep.dir
+        common = set(master_config.hydra.overrides.task)
+        self._swept = [override for override in sweep_overrides if override not in common]
         return super().load_sweep_config(master_config, sweep_overrides)
 
     def _name_folders(self, cfg: DictConfig) -> None:
@@ -87,9 +96,9 @@ class Composer(ConfigLoaderImpl):
                 cfg.training.save_dir = f"{folder}/{name}"
             return
         if cfg.hydra.sweep.dir == "auto":
-            cfg.hydra.sweep.dir = self._sweep_dir or f"{folder}/sweep {name}"
+            cfg.hydra.sweep.dir = self._sweep_dir or f"{folder}/sweep-{name}"
         if cfg.hydra.sweep.subdir == "auto":
-            cfg.hydra.sweep.subdir = name
+            cfg.hydra.sweep.subdir = name if self._swept is None else run_name(self._swept)
         if cfg.training.save_dir is None:
             cfg.training.save_dir = f"{cfg.hydra.sweep.dir}/{cfg.hydra.sweep.subdir}"
 
