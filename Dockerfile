@@ -3,5 +3,5 @@ FROM python:3.11-slim-bookworm
 RUN apt-get update && apt-get install --yes --no-install-recommends git make && rm -rf /var/lib/apt/lists/*
 WORKDIR /recap
 COPY . .
-RUN make install PYTHON=python3.11
+RUN make install
 ENTRYPOINT [".venv/bin/python", "-m", "recap.train"]

@@ -1,13 +1,14 @@
 # Sets itself up: every target builds .venv first where it is missing or out of date.
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv/bin
-ROWS ?= 10000
+ROWS ?= 20000
 
 .PHONY: install train test check bench clean
 install: .venv/installed
 
 .venv/installed: pyproject.toml constraints.txt
-	$(PYTHON) -c 'import ensurepip, venv' || (echo "python3-venv is missing: apt-get install python3-venv"; exit 1)
+	@$(PYTHON) -c 'import sys; assert sys.version_info[:2] == (3, 11), f"Python 3.11 is needed: make PYTHON=…"'
+	@$(PYTHON) -c 'import ensurepip, venv' || (echo "Debian keeps venv in a package of its own:" && apt-get update && apt-get install --yes python3-venv)
 	$(PYTHON) -m venv .venv
 	$(VENV)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@

@@ -42,7 +42,7 @@ def save(
     aside = folder / f".writing-{final.name}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for left_over in folder.glob(".writing-*"):
+        for left_over in folder.glob(".*-step-*"):
             shutil.rmtree(left_over)
         aside.mkdir()
         with (aside / "state.pt").open("wb") as file:
@@ -54,11 +54,12 @@ def save(
             json.dump(manifest, file, indent=1)
             file.flush()
             os.fsync(file.fileno())
-        if final.exists():  # the same step again, after resuming from an earlier one
-            shutil.rmtree(final)
+        if final.exists():  # the same step again
+            _remove(final)
         aside.rename(final)
         _sync_folder(folder)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+        shutil.rmtree(aside, ignore_errors=True)  # a full disk needs the room
         last = latest(save_dir)
         raise CheckpointError(
             f"training.save_dir: the checkpoint of step {step} could not be written to {final}: "
@@ -66,7 +67,7 @@ def save(
         ) from error
     if max_to_keep is not None:
         for old in _all(save_dir)[:-max_to_keep]:
-            shutil.rmtree(old)
+            _remove(old)
     return final
 
 
@@ -198,6 +199,13 @@ def _all(save_dir: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     return sorted(path for path in folder.iterdir() if _NAME.fullmatch(path.name))
+
+
+def _remove(checkpoint: Path) -> None:
+    """Renamed first, so that no half of it ever bears a checkpoint's name."""
+    aside = checkpoint.with_name(f".removing-{checkpoint.name}")
+    checkpoint.rename(aside)
+    shutil.rmtree(aside)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,9 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 _HERE = Path(__file__).resolve().parent
 # an installed wheel holds the YAML files inside the package, a checkout beside it
 CONF = _HERE / "conf" if (_HERE / "conf").is_dir() else _HERE.parent / "conf"
+SECTIONS = ("training", "model", "train_data", "validation_data", "optimizer", "tracking")
+TEMPLATES = ("task", "schedule")
+SCHEDULE_KEYS = ["single_task", "curve", "backbone", "towers", "tables"]
 
 
 class Refused(CompactHydraException, ValueError):
@@ -49,7 +52,8 @@ def compose(*overrides: str, config_name: str = "train") -> DictConfig:
 class Composer(ConfigLoaderImpl):
     """Hydra's config loader; see the module's docstring for what it adds."""
 
-    _keys: list[str]
+    _keys: Sequence[str] = ()
+    _referred: frozenset[str] = frozenset()  # sections that the files' values refer to
     _sweep_dir: str | None = None
     _swept: list[str] | None = None  # what tells a sweep's job from the others
 
@@ -65,10 +69,12 @@ class Composer(ConfigLoaderImpl):
                 if len(rest) == len(overrides):
                     raise Refused(faults) from None
                 overrides = rest
+        with open_dict(cfg):
+            fill_templates(cfg)
+        faults += self._unread(cfg, config_name) + _filled_again(cfg, overrides)
         if faults:
             raise Refused(faults)
         with open_dict(cfg):
-            fill_templates(cfg)
             self._name_folders(cfg)
         return cfg
 
@@ -76,6 +82,7 @@ class Composer(ConfigLoaderImpl):
         cfg = super()._compose_config_from_defaults_list(defaults, repo)
         fill_templates(cfg)
         self._keys = list(_dotted_keys(cfg))
+        self._referred = _referred_sections(cfg)
         return cfg
 
     def load_sweep_config(self, master_config, sweep_overrides) -> DictConfig:
@@ -102,19 +109,44 @@ class Composer(ConfigLoaderImpl):
         if cfg.training.save_dir is None:
             cfg.training.save_dir = f"{cfg.hydra.sweep.dir}/{cfg.hydra.sweep.subdir}"
 
+    def _unread(self, cfg: DictConfig, config_name: str | None) -> list[str]:
+        """Sections that are missing, and those that nothing reads: misspelt, in a file or added."""
+        if "training" not in cfg and "training" not in self._keys:
+            return []  # not a config of recap's verbs
+        faults = [f"{name}: this section is missing" for name in SECTIONS if name not in cfg]
+        known = {*SECTIONS, *TEMPLATES, "hydra", config_name}
+        allowed = known | self._referred | _referred_sections(cfg)
+        for name in (str(name) for name in cfg if name not in allowed):
+            faults.append(f"{name}: nothing reads this section{_close(name, sorted(known))}")
+        for key in cfg.get("schedule") or {}:
+            if key not in SCHEDULE_KEYS:
+                close = _close(str(key), SCHEDULE_KEYS)
+                faults.append(f"schedule.{key}: nothing reads this key{close}")
+        return faults
+
     def _explain(self, error: CompactHydraException) -> str:
         text = str(error).strip()
+        if match := re.search(r"Could not override '([^']+)'\. No match in the defaults", text):
+            return f"{match[1]}: there is no such group{_close(match[1], self._groups())}"
         if match := re.search(r"Could not override '([^']+)'", text):
             key = getattr(error.__cause__, "full_key", None) or match[1]
-            return (
-                f"{key}: there is no such key{_close(key, self._keys)}; a new one takes a + before"
-            )
+            close = _close(key, [*self._keys, *self._groups()])
+            return f"{key}: there is no such key{close}; a new one takes a + before"
+        if match := re.search(r"Could not delete.*?'([^']+)'.* (does not exist|defaults)", text):
+            close = _close(match[1], [*self._keys, *self._groups()])
+            return f"~{match[1]}: there is nothing of this name to take out{close}"
         if match := re.search(r"Could not find '([^']+)/([^'/]+)'", text):
             group, choice = match[1].removeprefix("/"), match[2]
             choices = self.list_groups_options(group)
             return f"{group}={choice}: there is no such choice{_close(choice, choices)}"
         cause = f": {error.__cause__}" if error.__cause__ is not None else ""
         return text + cause
+
+    def _groups(self, parent: str = "") -> list[str]:
+        """The config groups of recap, nested ones by their path."""
+        names = [f"{parent}/{name}".lstrip("/") for name in self.list_groups(parent)]
+        names = [name for name in names if name != "hydra"]
+        return names + [inner for name in names for inner in self._groups(name)]
 
     def list_groups_options(self, group: str) -> list[str]:
         """The choices of a config group."""
@@ -125,20 +157,22 @@ setattr(hydra_internals, "ConfigLoaderImpl", Composer)  # hydra names its loader
 
 
 def fill_templates(cfg: DictConfig) -> None:
-    """Completes every row from its template, in place; a second time adds what was left."""
+    """Completes every row from its template, in place; a second time follows what changed since."""
     plain = OmegaConf.to_container(cfg, resolve=False)
     assert isinstance(plain, dict)
-    if "task" in plain:
-        tasks = plain["model"]["tasks"]
-        cfg.model.tasks = {
-            name: filled(row, plain["task"], "task", deep=True) for name, row in tasks.items()
-        }
-    if "schedule" in plain:
-        _fill_rates(cfg.optimizer, plain["optimizer"], plain["schedule"], plain["model"]["tasks"])
-    if plain.get("validation_data"):
+    tasks = (plain.get("model") or {}).get("tasks") or {}
+    if "task" in plain and tasks:
+        cfg.model.tasks = {name: filled(row, plain["task"], "task") for name, row in tasks.items()}
+    if "schedule" in plain and plain.get("optimizer"):
+        rates = _filled_rates(plain["optimizer"], plain["schedule"], tasks)
+        cfg.optimizer.single_task_learning_rate, cfg.optimizer.multi_task_learning_rates = rates
+    if plain.get("validation_data") and "train_data" in plain:
         template = {key: value for key, value in plain["train_data"].items() if key != "inputs"}
         for name, row in plain["validation_data"].items():
-            cfg.validation_data[name] = filled(row, template, "train_data")
+            # the files are each partition's own, also where it refers to those of train_data
+            own = {"inputs": row["inputs"]} if "inputs" in (row or {}) else {}
+            rest = {key: value for key, value in (row or {}).items() if key != "inputs"}
+            cfg.validation_data[name] = {**own, **filled(rest, template, "train_data")}
 
 
 def filled(
@@ -148,68 +182,89 @@ def filled(
     *,
     own: dict[str, Any] | None = None,
     own_path: str = "",
-    deep: bool = False,
 ) -> Any:
-    """``row`` and, for every key of its template that it does not state, a reference to it.
+    """``row`` and, for every value of its template that it does not state, a reference to it.
 
     The template stands at ``path`` of the config. Keys that are also in ``own`` (at ``own_path``)
-    refer there. ``deep`` gives every leaf a reference of its own instead of one for a whole node. A
-    row of another ``_target_`` than the template's is another kind of thing: it is left as stated.
+    refer there; with a ``_target_`` of its own, ``own`` is the template. A row of another
+    ``_target_`` than its template's is another kind of thing: it is left as stated.
     """
     if not isinstance(row, dict | None):
         return row
-    row = row or {}
-    references = {key: f"${{{own_path if key in (own or {}) else path}.{key}}}" for key in template}
-    kinds = (None, template.get("_target_"), references.get("_target_"))
-    if row.get("_target_") not in kinds:
-        return {key: value for key, value in row.items() if value != references.get(key)}
+    own = own or {}
+    row = _stated(row or {}, path, own_path)
+    kind = own.get("_target_", template.get("_target_"))
+    if row.get("_target_", kind) != kind:
+        return row
+    if kind != template.get("_target_"):
+        template = own
     out = {}
     for key, value in template.items():
-        stated = row.get(key, {} if deep and isinstance(value, dict) else references[key])
-        if isinstance(stated, dict) and isinstance(value, dict):
-            stated = filled(stated, value, f"{path}.{key}", deep=deep)
-        elif isinstance(stated, dict) and _only_refers_to(stated, f"{path}.{key}"):
-            stated = references[key]  # filled before an override gave the template another shape
-        out[key] = stated
+        place = f"{own_path if key in own else path}.{key}"
+        if isinstance(value, dict) and isinstance(row.get(key, {}), dict):
+            out[key] = filled(row.get(key), value, place)
+        else:
+            out[key] = row.get(key, f"${{{place}}}")
     return {**out, **{key: value for key, value in row.items() if key not in template}}
 
 
-def _only_refers_to(row: dict[str, Any], path: str) -> bool:
-    return all(
-        _only_refers_to(value, f"{path}.{key}")
-        if isinstance(value, dict)
-        else value == f"${{{path}.{key}}}"
-        for key, value in row.items()
-    )
+def _stated(row: dict[str, Any], *paths: str) -> dict[str, Any]:
+    """What of a row was not written by an earlier filling from templates at ``paths``."""
+    out = {}
+    for key, value in row.items():
+        places = [f"{path}.{key}" for path in paths]
+        if isinstance(value, dict) and value:
+            if inner := _stated(value, *places):
+                out[key] = inner
+        elif value not in [f"${{{place}}}" for place in places]:
+            out[key] = value
+    return out
 
 
-def _fill_rates(optimizer: DictConfig, stated: dict, schedule: dict, tasks: dict) -> None:
-    """Writes the schedule's curve for every tower, the backbone and the named embedding tables."""
+def _filled_rates(optimizer: dict, schedule: dict, tasks: dict) -> tuple[Any, Any]:
+    """The optimizer's single learning rate and its rates per task, one of them None.
 
-    def curve(row: Any, own: dict[str, Any] | None, own_path: str) -> Any:
-        return filled(row, schedule["curve"], "schedule.curve", own=own, own_path=own_path)
+    The schedule's curve stands for every tower, the backbone and the named embedding tables; where
+    both ways of giving rates are stated, both come out, and the optimizer refuses them.
+    """
+
+    def stated(row: Any, *own: str) -> Any:
+        if not isinstance(row, dict):
+            return row
+        return _stated(row, "schedule.curve", ".".join(("schedule", *own))) or None
+
+    def rate(row: Any, *own: str) -> Any:
+        numbers = schedule.get(own[0]) if own else None
+        for name in own[1:]:
+            numbers = (numbers or {}).get(name)
+        own_path = ".".join(("schedule", *own))
+        return filled(row, schedule["curve"], "schedule.curve", own=numbers, own_path=own_path)
+
+    single = stated(optimizer.get("single_task_learning_rate"))
+    multi = dict(optimizer.get("multi_task_learning_rates") or {})
+    target = multi.pop("_target_", "recap.optimizer.MultiTaskLearningRates")
+    backbone = stated(multi.pop("backbone_learning_rate", None), "backbone")
+    rows: dict[str, dict[str, Any]] = {}
+    for own in ("tower", "table"):
+        given = multi.pop(f"{own}_learning_rates", None) or {}
+        kept = {name: stated(row, f"{own}s", name) for name, row in given.items()}
+        rows[own] = {name: row for name, row in kept.items() if row is not None}
 
     if schedule["single_task"]:
-        single = curve(stated.get("single_task_learning_rate"), None, "")
-        optimizer.single_task_learning_rate = single
-        return
-    if stated.get("single_task_learning_rate") is not None:
-        return  # one rate for all is stated: nothing is left to fill
-    rates = stated.get("multi_task_learning_rates") or {}
-    rates.setdefault("_target_", "recap.optimizer.MultiTaskLearningRates")
-    rates["backbone_learning_rate"] = curve(
-        rates.get("backbone_learning_rate"), schedule["backbone"], "schedule.backbone"
-    )
-    for key, own, names in (
-        ("tower_learning_rates", "towers", tasks),
-        ("table_learning_rates", "tables", schedule["tables"]),
-    ):
-        rows = rates.get(key) or {}
-        for name in names:
-            numbers = schedule[own].get(name)
-            rows[name] = curve(rows.get(name), numbers, f"schedule.{own}.{name}")
-        rates[key] = rows
-    optimizer.multi_task_learning_rates = rates
+        single = rate(single)
+    if single is None:
+        backbone = rate(backbone, "backbone")
+        for own, names in (("tower", tasks), ("table", schedule["tables"])):
+            full = {name: rate(rows[own].pop(name, None), f"{own}s", name) for name in names}
+            rows[own] = {**full, **rows[own]}
+    elif backbone is None and not any(rows.values()):
+        return single, None
+    return single, {
+        "_target_": target,
+        "backbone_learning_rate": backbone,
+        **{f"{own}_learning_rates": row for own, row in rows.items()},
+        **multi,
+    }
 
 
 def run_name(overrides: list[str]) -> str:
@@ -231,6 +286,21 @@ def _is_about(override: str, error: Exception) -> bool:
     return f"'{key}'" in str(error) or (
         "=" in override and f"'{key}/{override.split('=', 1)[1]}'" in str(error)
     )
+
+
+def _referred_sections(cfg: DictConfig) -> frozenset[str]:
+    plain = OmegaConf.to_container(cfg, resolve=False)
+    return frozenset(re.findall(r"\$\{(\w+)[.}\[]", str(plain)))
+
+
+def _filled_again(cfg: DictConfig, overrides: Sequence[str]) -> list[str]:
+    """The deletions without effect: of a row's value that comes back from its template."""
+    keys = [o[1:].split("=")[0] for o in overrides if o.startswith("~")]
+    return [
+        f"~{key}: this value is filled from its template; write {key}=null to do without it"
+        for key in keys
+        if "." in key and OmegaConf.select(cfg, key) is not None
+    ]
 
 
 def _dotted_keys(node: Any, prefix: str = "") -> list[str]:

@@ -10,13 +10,14 @@ import math
 import signal
 import threading
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
 import torch
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import CompactHydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
@@ -35,8 +36,16 @@ from recap.tracking import Run
 log = logging.getLogger(__name__)
 
 
-class NonFiniteLoss(ArithmeticError):
-    """A loss that became nan or infinite; names the task, the steps and the last checkpoint."""
+class Diverged(CompactHydraException, ArithmeticError):
+    """A loss or a weight that became nan or infinite; names it, the steps, the last checkpoint."""
+
+
+class Stopped(KeyboardInterrupt):
+    """A run that Ctrl-C or SIGTERM ended, behind a checkpoint of its last step."""
+
+    def __init__(self, came: signal.Signals, step: int) -> None:
+        super().__init__(f"{came.name} came; step {step} is saved, the same command continues")
+        self.exit_code = 128 + came  # as a shell reports a process that a signal ended
 
 
 @dataclass
@@ -52,9 +61,9 @@ def train(cfg: DictConfig) -> float | None:
 
     Raises:
         Refused: see ``recap.check.prepare``; also a run directory of another architecture.
-        NonFiniteLoss, DataError, CheckpointError: what only shows while training; a checkpoint of
-            an earlier step is in place.
-        KeyboardInterrupt: after Ctrl-C or SIGTERM, with a checkpoint of the step it came in.
+        Diverged, DataError, CheckpointError: what only shows while training; a checkpoint of an
+            earlier step is in place.
+        Stopped: after Ctrl-C or SIGTERM, with a checkpoint of the step it came in.
     """
     experiment = prepare(cfg)
     training, ranker = experiment.training, experiment.ranker
@@ -93,31 +102,38 @@ def train(cfg: DictConfig) -> float | None:
 def fit(experiment: Experiment, run: Run, progress: Progress, at: Place) -> Results:
     """The training loop, from ``at`` to the last step; returns the last evaluation."""
     training, ranker, optimizer = experiment.training, experiment.ranker, experiment.optimizer
-    batches = _batches(experiment, at.position)
     window = _LossWindow(ranker.tasks, at.step)
     results: Results = {}
+    stop = None
     ranker.train()
-    with _stop_signals() as stop, _saved_on_data_error(experiment, run, at):
+    with (
+        closing(_batches(experiment, at.position)) as batches,
+        _stop_signals() as signals,
+        _saved_on_data_error(experiment, run, at),
+    ):
         while at.step < training.num_train_steps and not stop:
             rates = set_learning_rates(optimizer, at.step)
-            position = at.position
-            for _ in range(training.micro_batches):
-                batch, position = next(batches)
+            # all of them first: what cannot be read must not leave half an update behind
+            micro_batches = [next(batches) for _ in range(training.micro_batches)]
+            for batch, _ in micro_batches:
                 window.add(_backward(experiment, batch))
             norm = _clip(experiment)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-            at.step, at.position = at.step + 1, position
+            at.step, at.position = at.step + 1, micro_batches[-1][1]
             progress.advance(training.micro_batches * experiment.train_data.global_batch_size)
 
+            stop = signals[0] if signals else None
             finished = at.step == training.num_train_steps
             log_due = at.step % training.train_log_every_n == 0 or finished
             evaluate_due = at.step % training.eval_log_every_n == 0 or finished
-            save_due = at.step % training.checkpoint_every_n == 0 or finished or stop
+            save_due = at.step % training.checkpoint_every_n == 0 or finished or stop is not None
             if log_due or evaluate_due or save_due:
                 losses = window.close(at, rates, experiment.save_dir)
                 speed = {"examples_per_s": progress.report(losses["loss"])} if log_due else {}
                 run.log(at.step, {**losses, **_named("lr", rates), **_values(norm), **speed})
+            if evaluate_due or save_due:
+                _refuse_divergence(experiment, at)
             if evaluate_due:
                 with progress.aside():
                     results = evaluate(ranker, experiment.validation_data, training)
@@ -126,7 +142,7 @@ def fit(experiment: Experiment, run: Run, progress: Progress, at: Place) -> Resu
                 with progress.aside():
                     _save(experiment, run, at)
     if stop:
-        raise KeyboardInterrupt(f"{stop[0]} came; step {at.step} is saved")
+        raise Stopped(stop, at.step)
     # a finished run that is started again is only evaluated
     return results or evaluate(ranker, experiment.validation_data, training)
 
@@ -226,35 +242,49 @@ class _LossWindow:
         """The means by name; the next window begins.
 
         Raises:
-            NonFiniteLoss: one of them is no finite number.
+            Diverged: one of them is no finite number.
         """
         means = torch.stack(self._parts).mean(0).tolist()
         losses = dict(zip(self._names, means, strict=True))
         for name, value in losses.items():
             if name != "loss" and not math.isfinite(value):
-                rate = rates.get(name.removeprefix("loss/"), math.nan)
-                last = checkpoint.latest(save_dir)
-                raise NonFiniteLoss(
+                task = name.removeprefix("loss/")
+                raise Diverged(
                     f"{name} became {value} between steps {self._first_step} and {at.step}; "
-                    f"lr/{name.removeprefix('loss/')} was {rate:.1e}; "
-                    f"last good checkpoint: {last.name if last else 'none'}"
+                    f"lr/{task} was {rates[task]:.1e}; {_last_good(save_dir)}"
                 )
         self._first_step, self._parts = at.step, []
         return losses
 
 
+def _refuse_divergence(experiment: Experiment, at: Place) -> None:
+    """The last update may have ruined the weights behind a loss that was still finite."""
+    for group in experiment.optimizer.param_groups:
+        if not all(parameter.isfinite().all() for parameter in group["params"]):
+            name = group["name"]
+            raise Diverged(
+                f"weights of {name} became nan or infinite by step {at.step}; "
+                f"lr/{name} was {group['lr']:.1e}; {_last_good(experiment.save_dir)}"
+            )
+
+
+def _last_good(save_dir: Path) -> str:
+    last = checkpoint.latest(save_dir)
+    return f"last good checkpoint: {last.name if last else 'none'}"
+
+
 @contextmanager
-def _stop_signals() -> Iterator[list[str]]:
-    """A list that is empty until Ctrl-C or SIGTERM comes, and then names it.
+def _stop_signals() -> Iterator[list[signal.Signals]]:
+    """A list that is empty until Ctrl-C or SIGTERM comes, and then holds it.
 
     The second signal takes its usual effect at once.
     """
-    came: list[str] = []
+    came: list[signal.Signals] = []
     before = {}
 
     def note(number: int, frame: FrameType | None) -> None:
-        came.append(signal.Signals(number).name)
-        log.info("%s: stopping after this step; once more stops without saving", came[0])
+        came.append(signal.Signals(number))
+        log.info("%s: stopping after this step; once more stops without saving", came[0].name)
         signal.signal(number, before[number])
 
     if threading.current_thread() is threading.main_thread():
@@ -275,6 +305,7 @@ def _saved_on_data_error(experiment: Experiment, run: Run, at: Place) -> Iterato
         yield
     except DataError:
         if at.step > started:
+            _refuse_divergence(experiment, at)
             _save(experiment, run, at)
             log.info("step %d is saved in %s", at.step, experiment.save_dir)
         raise
@@ -300,8 +331,14 @@ def _sweep_dir() -> Path | None:
 
 @hydra_command("train")
 def main(cfg: DictConfig) -> float | None:
-    """The command; see ``train``."""
-    return train(cfg)
+    """The command; see ``train``. What a user can mend is printed without a trace."""
+    try:
+        return train(cfg)
+    except (DataError, checkpoint.CheckpointError, ConnectionError) as error:
+        raise CompactHydraException(str(error)) from error
+    except Stopped as stopped:
+        log.info("%s", stopped)
+        raise SystemExit(stopped.exit_code) from None
 
 
 if __name__ == "__main__":
