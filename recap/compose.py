@@ -71,7 +71,7 @@ class Composer(ConfigLoaderImpl):
                 overrides = rest
         with open_dict(cfg):
             fill_templates(cfg)
-        faults += self._unread(cfg, config_name) + _filled_again(cfg, overrides)
+        faults += self._unread(cfg, config_name) + _without_effect(cfg, overrides)
         if faults:
             raise Refused(faults)
         with open_dict(cfg):
@@ -114,10 +114,11 @@ class Composer(ConfigLoaderImpl):
         if "training" not in cfg and "training" not in self._keys:
             return []  # not a config of recap's verbs
         faults = [f"{name}: this section is missing" for name in SECTIONS if name not in cfg]
-        known = {*SECTIONS, *TEMPLATES, "hydra", config_name}
-        allowed = known | self._referred | _referred_sections(cfg)
-        for name in (str(name) for name in cfg if name not in allowed):
-            faults.append(f"{name}: nothing reads this section{_close(name, sorted(known))}")
+        known = [*SECTIONS, *TEMPLATES]
+        referred = self._referred | _referred_sections(cfg)
+        for name in (str(name) for name in cfg):
+            if name not in {*known, *referred, "hydra", config_name}:
+                faults.append(f"{name}: nothing reads this section{_close(name, known)}")
         for key in cfg.get("schedule") or {}:
             if key not in SCHEDULE_KEYS:
                 close = _close(str(key), SCHEDULE_KEYS)
@@ -126,10 +127,10 @@ class Composer(ConfigLoaderImpl):
 
     def _explain(self, error: CompactHydraException) -> str:
         text = str(error).strip()
-        if match := re.search(r"Could not override '([^']+)'\. No match in the defaults", text):
-            return f"{match[1]}: there is no such group{_close(match[1], self._groups())}"
         if match := re.search(r"Could not override '([^']+)'", text):
             key = getattr(error.__cause__, "full_key", None) or match[1]
+            if "/" in key:
+                return f"{key}: there is no such group{_close(key, self._groups())}"
             close = _close(key, [*self._keys, *self._groups()])
             return f"{key}: there is no such key{close}; a new one takes a + before"
         if match := re.search(r"Could not delete.*?'([^']+)'.* (does not exist|defaults)", text):
@@ -293,14 +294,18 @@ def _referred_sections(cfg: DictConfig) -> frozenset[str]:
     return frozenset(re.findall(r"\$\{(\w+)[.}\[]", str(plain)))
 
 
-def _filled_again(cfg: DictConfig, overrides: Sequence[str]) -> list[str]:
-    """The deletions without effect: of a row's value that comes back from its template."""
-    keys = [o[1:].split("=")[0] for o in overrides if o.startswith("~")]
-    return [
-        f"~{key}: this value is filled from its template; write {key}=null to do without it"
-        for key in keys
-        if "." in key and OmegaConf.select(cfg, key) is not None
-    ]
+def _without_effect(cfg: DictConfig, overrides: Sequence[str]) -> list[str]:
+    """The overrides that take something out which is still there."""
+    faults = []
+    for override in overrides:
+        key = override.removeprefix("~").split("=")[0]
+        if not OmegaConf.select(cfg, key):
+            continue
+        if override.startswith("~"):
+            faults.append(f"~{key}: its template brings this value back; write {key}=null")
+        elif override == f"{key}={{}}":
+            faults.append(f"{override} takes nothing out; write ~{key}.<entry> for each entry")
+    return faults
 
 
 def _dotted_keys(node: Any, prefix: str = "") -> list[str]:
