@@ -339,6 +339,9 @@ def main(cfg: DictConfig) -> float | None:
     except Stopped as stopped:
         log.info("%s", stopped)
         raise SystemExit(stopped.exit_code) from None
+    except KeyboardInterrupt:
+        log.info("stopped at once; only what a checkpoint holds is kept")
+        raise SystemExit(128 + signal.SIGINT) from None
 
 
 if __name__ == "__main__":
