@@ -173,7 +173,9 @@ def fill_templates(cfg: DictConfig) -> None:
             # the files are each partition's own, also where it refers to those of train_data
             own = {"inputs": row["inputs"]} if "inputs" in (row or {}) else {}
             rest = {key: value for key, value in (row or {}).items() if key != "inputs"}
-            cfg.validation_data[name] = {**own, **filled(rest, template, "train_data")}
+            full = {**own, **filled(rest, template, "train_data")}
+            if full != row:  # to set a row is slow, and the second time most of them stand
+                cfg.validation_data[name] = full
 
 
 def filled(

@@ -48,7 +48,7 @@ class LinearRampToConstant:
     def __call__(self, step: int) -> float:
         """``learning_rate · min(1, step / num_ramp_steps)``."""
         if step < self.num_ramp_steps:
-            return self.learning_rate * step / self.num_ramp_steps
+            return self.learning_rate / self.num_ramp_steps * step
         return self.learning_rate
 
 
@@ -80,7 +80,7 @@ class LinearRampToCosine:
     def __call__(self, step: int) -> float:
         """The ramp's rate before ``num_ramp_steps``, the cosine's from there."""
         if step < self.num_ramp_steps:
-            return self.learning_rate * step / self.num_ramp_steps
+            return self.learning_rate / self.num_ramp_steps * step
         if step >= self.final_num_steps:
             return self.final_learning_rate
         done = (step - self.num_ramp_steps) / (self.final_num_steps - self.num_ramp_steps)
@@ -105,7 +105,8 @@ class PiecewiseConstant:
         boundaries = list(self.learning_rate_boundaries)
         if any(later <= earlier for earlier, later in pairwise(boundaries)):
             raise ValueError(f"learning_rate_boundaries={boundaries} must increase")
-        _refuse_negative(learning_rate_values=min(self.learning_rate_values))
+        for value in self.learning_rate_values:
+            _refuse_negative(learning_rate_values=value)
 
     def __call__(self, step: int) -> float:
         """The value of the piece that ``step`` lies in."""

@@ -1,0 +1,155 @@
+import functools
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import Parameter
+
+from recap.optimizer import (
+    MultiTaskLearningRates,
+    RecapAdamConfig,
+    RecapOptimizerConfig,
+    set_learning_rates,
+)
+from recap.schedule import LinearRampToConstant
+
+
+def linear() -> dict[str, Parameter]:
+    """A weight [2, 3] and a bias [2]."""
+    return dict(nn.Linear(3, 2).named_parameters())
+
+
+def rates(**towers: float) -> MultiTaskLearningRates:
+    return MultiTaskLearningRates(tower_learning_rates=towers, backbone_learning_rate=0.0001)
+
+
+def test_the_section_works_from_python_alone():
+    config = RecapOptimizerConfig(
+        multi_task_learning_rates=MultiTaskLearningRates(
+            tower_learning_rates={"task1": 0.001}, backbone_learning_rate=0.0001
+        ),
+        adam=RecapAdamConfig(beta_1=0.95),
+    )
+    tower, backbone = linear(), linear()
+    optimizer = config(towers={"task1": tower}, backbone=backbone)
+    assert type(optimizer) is torch.optim.Adam
+    assert optimizer.defaults["betas"] == (0.95, 0.999)
+    assert optimizer.defaults["eps"] == 1e-7
+    assert {group["name"]: group["lr"] for group in optimizer.param_groups} == {
+        "task1": 0.001,
+        "backbone": 0.0001,
+    }
+
+
+def test_every_parameter_is_in_exactly_one_group():
+    towers = {"like": linear(), "reply": linear()}
+    backbone, table = linear(), {"weight": Parameter(torch.zeros(5, 2))}
+    config = RecapOptimizerConfig(
+        multi_task_learning_rates=rates(like=0.1, reply=0.2), adam=RecapAdamConfig()
+    )
+    optimizer = config(towers=towers, backbone=backbone, tables={"user_id": table})
+    caught = [(p, g["name"]) for g in optimizer.param_groups for p in g["params"]]
+    given = {"like": towers["like"], "reply": towers["reply"]}
+    given |= {"backbone": backbone, "user_id": table}
+    wanted = {p: name for name, named in given.items() for p in named.values()}
+    assert len(caught) == len(wanted)
+    assert dict(caught) == wanted
+
+
+def test_an_embedding_table_has_its_own_rate_or_follows_the_backbone():
+    config = RecapOptimizerConfig(
+        multi_task_learning_rates=MultiTaskLearningRates(
+            tower_learning_rates={"like": 0.1},
+            backbone_learning_rate=0.01,
+            table_learning_rates={"user_id": 0.005},
+        ),
+        adam=RecapAdamConfig(),
+    )
+    table = {"weight": Parameter(torch.zeros(5, 2))}
+    other = {"weight": Parameter(torch.zeros(5, 2))}
+    optimizer = config(
+        towers={"like": linear()}, backbone=linear(), tables={"user_id": table, "video_id": other}
+    )
+    found = {group["name"]: group["lr"] for group in optimizer.param_groups}
+    assert found == {"like": 0.1, "backbone": 0.01, "user_id": 0.005, "video_id": 0.01}
+
+
+def test_one_rate_for_all_reaches_every_group():
+    config = RecapOptimizerConfig(
+        single_task_learning_rate=LinearRampToConstant(learning_rate=0.4, num_ramp_steps=2),
+        adam=RecapAdamConfig(),
+    )
+    optimizer = config(towers={"like": linear()}, backbone=linear())
+    assert set_learning_rates(optimizer, 1) == {"like": 0.2, "backbone": 0.2}
+
+
+def test_a_tower_without_a_rate_is_refused():
+    config = RecapOptimizerConfig(multi_task_learning_rates=rates(like=0.1), adam=RecapAdamConfig())
+    message = "tower_learning_rates: no rate for task reply; rates are given for like"
+    with pytest.raises(ValueError, match=message):
+        config(towers={"like": linear(), "reply": linear()}, backbone=linear())
+
+
+def test_a_rate_for_no_tower_is_refused():
+    config = RecapOptimizerConfig(
+        multi_task_learning_rates=rates(like=0.1, reply=0.1), adam=RecapAdamConfig()
+    )
+    message = "tower_learning_rates: a rate for reply, but the model has only like"
+    with pytest.raises(ValueError, match=message):
+        config(towers={"like": linear()}, backbone=linear())
+
+
+def test_a_rate_for_no_table_is_refused():
+    config = RecapOptimizerConfig(
+        multi_task_learning_rates=MultiTaskLearningRates(
+            tower_learning_rates={"like": 0.1},
+            backbone_learning_rate=0.01,
+            table_learning_rates={"user_id": 0.005},
+        ),
+        adam=RecapAdamConfig(),
+    )
+    message = "table_learning_rates: a rate for user_id, but the model has only none"
+    with pytest.raises(ValueError, match=message):
+        config(towers={"like": linear()}, backbone=linear())
+
+
+def test_exactly_one_way_of_giving_rates():
+    message = "exactly one of multi_task_learning_rates and single_task_learning_rate"
+    with pytest.raises(ValueError, match=message):
+        RecapOptimizerConfig(adam=RecapAdamConfig())
+    with pytest.raises(ValueError, match=message):
+        RecapOptimizerConfig(
+            multi_task_learning_rates=rates(like=0.1),
+            single_task_learning_rate=0.1,
+            adam=RecapAdamConfig(),
+        )
+
+
+def test_exactly_one_algorithm():
+    sgd = functools.partial(torch.optim.SGD, momentum=0.9)
+    with pytest.raises(ValueError, match="exactly one of adam and algorithm"):
+        RecapOptimizerConfig(single_task_learning_rate=0.1)
+    with pytest.raises(ValueError, match="exactly one of adam and algorithm"):
+        RecapOptimizerConfig(single_task_learning_rate=0.1, adam=RecapAdamConfig(), algorithm=sgd)
+
+
+def test_any_torch_optimizer_is_an_algorithm():
+    config = RecapOptimizerConfig(
+        single_task_learning_rate=0.1, algorithm=functools.partial(torch.optim.SGD, momentum=0.9)
+    )
+    optimizer = config(towers={"like": linear()}, backbone={})
+    assert isinstance(optimizer, torch.optim.SGD)
+    assert optimizer.param_groups[0]["momentum"] == 0.9
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"beta_1": 1.0}, r"beta_1=1.0 must lie in \[0, 1\)"),
+        ({"beta_2": -0.1}, r"beta_2=-0.1 must lie in \[0, 1\)"),
+        ({"epsilon": -1e-7}, "epsilon=-1e-07 must be 0 or more"),
+    ],
+)
+def test_adams_numbers_out_of_range_are_refused(settings: dict[str, float], message: str):
+    with pytest.raises(ValueError, match=message):
+        RecapAdamConfig(**settings)
