@@ -5,8 +5,10 @@ from __future__ import annotations
 import functools
 import inspect
 import os
+import re
 import typing
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -17,6 +19,7 @@ import torch
 import typeguard
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from recap.compose import Refused
 from recap.data.decode import num_slots
@@ -56,28 +59,36 @@ def prepare(cfg: DictConfig) -> Experiment:
             out of range, sections that do not fit each other by task name, files that are missing,
             damaged or lack what the schema names, a folder that cannot be written.
     """
-    plain = OmegaConf.to_container(cfg, resolve=True)
+    try:
+        plain = OmegaConf.to_container(cfg, resolve=True)
+    except OmegaConfBaseException as error:
+        raise Refused([f"{error.full_key}: {_first_line(error)}"]) from error
     assert isinstance(plain, dict)
-    if faults := list(binding_faults(plain, "")):
-        raise Refused(faults)
-    parts, faults = _instantiate_sections(cfg)
-    faults += list(_joining_faults(plain, parts))
+    faults = list(binding_faults(plain, ""))
+    parts = _instantiate_sections(cfg, faults)
+    faults += _joining_faults(plain, parts)
+    training: Training | None = parts.get("training")
+    train_data: ParquetData | None = parts.get("train_data")
+    ranker: HeavyRanker | None = None
+    optimizer: torch.optim.Optimizer | None = None
+    if training is not None:
+        torch.manual_seed(training.seed)
+    if train_data is not None and "model" in parts and not _any_at(faults, "train_data.preprocess"):
+        with _collected(faults, "model"):
+            schema = train_data.schema
+            slots = {name: num_slots(sparse) for name, sparse in schema.sparse.items()}
+            ranker = parts["model"](schema, slots)
+    if ranker is not None and training is not None:
+        ranker.to(training.torch_device)
+        if "optimizer" in parts and not _any_at(faults, "optimizer"):
+            with _collected(faults, "optimizer"):
+                optimizer = parts["optimizer"](**ranker.parameters_by_kind())
     if faults:
-        raise Refused(faults)
-    training: Training = parts["training"]
-    torch.manual_seed(training.seed)
-    try:
-        train_data: ParquetData = parts["train_data"]
-        schema = train_data.schema
-        slots = {name: num_slots(sparse) for name, sparse in schema.sparse.items()}
-        ranker: HeavyRanker = parts["model"](schema, slots)
-    except ValueError as error:
-        raise Refused(_lines("model", error)) from error
-    ranker.to(training.torch_device)
-    try:
-        optimizer = parts["optimizer"](**ranker.parameters_by_kind())
-    except ValueError as error:
-        raise Refused(_lines("optimizer", error)) from error
+        raise Refused(list(dict.fromkeys(faults)))
+    assert training is not None
+    assert train_data is not None
+    assert ranker is not None
+    assert optimizer is not None
     loss = MultiTaskLoss(
         ranker.tasks,
         pos_weight=ranker.pos_weights,
@@ -147,12 +158,18 @@ def _type_fault(value: Any, hint: Any) -> str | None:
         )
     except typeguard.TypeCheckError:
         wanted = getattr(hint, "__name__", None) if inspect.isclass(hint) else None
-        return (
-            f"must be {wanted or str(hint).replace('typing.', '').replace('collections.abc.', '')}"
-        )
+        return f"must be {wanted or _in_words(hint)}"
     except Exception:  # an annotation beyond typeguard: the target's own checks remain
         return None
     return None
+
+
+def _in_words(hint: Any) -> str:
+    """An annotation as a person reads it: "one of mean, sum" or "float or null"."""
+    if typing.get_origin(hint) is typing.Literal:
+        return f"one of {', '.join(map(str, typing.get_args(hint)))}"
+    words = str(hint).replace("typing.", "").replace("collections.abc.", "")
+    return words.replace(" | None", " or null")
 
 
 def _holds_target(value: Any) -> bool:
@@ -161,14 +178,15 @@ def _holds_target(value: Any) -> bool:
     return isinstance(value, list) and any(_holds_target(item) for item in value)
 
 
-def _instantiate_sections(cfg: DictConfig) -> tuple[dict[str, Any], list[str]]:
-    """Every section as its object, and the faults of those that could not be made."""
+def _instantiate_sections(cfg: DictConfig, faults: list[str]) -> dict[str, Any]:
+    """Every section without a fault as its object; adds the faults of those that refuse."""
     parts: dict[str, Any] = {"validation_data": {}}
-    faults: list[str] = []
     nodes = [(name, cfg[name]) for name in ("training", "model", "train_data", "optimizer")]
     nodes += [("tracking", cfg.tracking)]
     nodes += [(f"validation_data.{name}", node) for name, node in cfg.validation_data.items()]
     for name, node in nodes:
+        if _any_at(faults, name):
+            continue
         try:
             made = instantiate(node)
         except InstantiationException as error:
@@ -184,11 +202,13 @@ def _instantiate_sections(cfg: DictConfig) -> tuple[dict[str, Any], list[str]]:
             parts[section][partition] = made
         else:
             parts[section] = made
-    return parts, list(dict.fromkeys(faults))
+    return parts
 
 
 def _joining_faults(plain: Mapping[Any, Any], parts: Mapping[str, Any]) -> Iterator[str]:
     """What does not fit between sections, and between sections and the outside."""
+    if not isinstance(plain["model"]["tasks"], dict):
+        return  # refused as ill-typed
     tasks = tuple(plain["model"]["tasks"])
     if (rates := plain["optimizer"].get("multi_task_learning_rates")) is not None:
         place = "optimizer.multi_task_learning_rates.tower_learning_rates"
@@ -203,8 +223,7 @@ def _joining_faults(plain: Mapping[Any, Any], parts: Mapping[str, Any]) -> Itera
         datas = {"train_data": parts["train_data"], **datas}
     for section, data in datas.items():
         yield from _data_faults(section, data, tasks)
-    if "training" in parts:
-        yield from _training_faults(parts["training"], parts["validation_data"], tasks)
+    yield from _training_faults(plain["training"], plain["validation_data"], tasks)
 
 
 def _own_number_faults(schedule: Mapping[str, Any], tasks: tuple[str, ...]) -> Iterator[str]:
@@ -270,23 +289,26 @@ def _data_faults(section: str, data: ParquetData, tasks: tuple[str, ...]) -> Ite
 
 
 def _training_faults(
-    training: Training, partitions: Mapping[str, ParquetData], tasks: tuple[str, ...]
+    training: Mapping[str, Any], partitions: Mapping[str, Any], tasks: tuple[str, ...]
 ) -> Iterator[str]:
-    if fault := _unwritable(Path(training.save_dir)):
-        yield f"training.save_dir={training.save_dir}: {fault}"
-    if training.initial_checkpoint_dir is not None:
+    """By the plain values: they are judged even where another of the section is refused."""
+    save_dir, initial = training.get("save_dir"), training.get("initial_checkpoint_dir")
+    objective = training.get("objective")
+    if isinstance(save_dir, str) and (fault := _unwritable(Path(save_dir))):
+        yield f"training.save_dir={save_dir}: {fault}"
+    if isinstance(initial, str):
         from recap.checkpoint import CheckpointError, find
 
         try:
-            find(Path(training.initial_checkpoint_dir))
+            find(Path(initial))
         except CheckpointError as error:
             yield f"training.initial_checkpoint_dir: {error}"
-    if training.objective is not None:
-        yield from _objective_faults(training.objective, partitions, tasks)
+    if isinstance(objective, str):
+        yield from _objective_faults(objective, partitions, tasks)
 
 
 def _objective_faults(
-    objective: str, partitions: Mapping[str, ParquetData], tasks: tuple[str, ...]
+    objective: str, partitions: Mapping[str, Any], tasks: tuple[str, ...]
 ) -> Iterator[str]:
     from recap.metrics import METRIC_NAMES
 
@@ -298,8 +320,14 @@ def _objective_faults(
     partition, task, metric = parts
     if partition not in partitions:
         yield f"{place}: no partition {partition}; there is {', '.join(partitions) or 'none'}"
-    elif task not in ("mean", *(partitions[partition].evaluation_tasks or tasks)):
-        yield f"{place}: partition {partition} does not measure task {task}"
+    elif task not in (
+        "mean",
+        *(measured := partitions[partition].get("evaluation_tasks") or tasks),
+    ):
+        yield (
+            f"{place}: partition {partition} does not measure task {task}; "
+            f"it measures {', '.join(measured)}, and mean"
+        )
     if metric not in METRIC_NAMES:
         yield f"{place}: no metric {metric}; there is {', '.join(METRIC_NAMES)}"
 
@@ -312,16 +340,31 @@ def _unwritable(folder: Path) -> str | None:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        return f"cannot be written: {error.strerror}"
+        return f"cannot be written ({error.strerror}); name a folder that can"
     return None
 
 
 def _lines(place: str, error: BaseException) -> list[str]:
     """One fault per line of the error, each with its place."""
     return [
-        line if line.startswith(f"{place.split('.')[0]}.") else f"{place}: {line}"
+        line
+        if line.startswith(f"{place.split('.')[0]}.")
+        else f"{place}{'.' if re.match(r'[a-z_0-9]+=', line) else ': '}{line}"
         for line in str(error).splitlines()
     ]
+
+
+@contextmanager
+def _collected(faults: list[str], place: str) -> Iterator[None]:
+    """Turns a ValueError into faults at ``place``."""
+    try:
+        yield
+    except ValueError as error:
+        faults += _lines(place, error)
+
+
+def _any_at(faults: list[str], place: str) -> bool:
+    return any(re.match(rf"{re.escape(place)}\b", fault) for fault in faults)
 
 
 def _first_line(error: BaseException) -> str:

@@ -51,11 +51,21 @@ class Training:
             faults.append("num_eval_steps=0 would evaluate nothing; below 0 is the whole partition")
         if self.gradient_clip_norm is not None and not self.gradient_clip_norm > 0:
             faults.append(f"gradient_clip_norm={self.gradient_clip_norm} must be above 0")
-        on_gpu = self.device is not None and self.torch_device.type == "cuda"
-        if on_gpu and not torch.cuda.is_available():
-            faults.append(f"device={self.device}: there is no GPU here; null takes what there is")
+        if fault := self._device_fault():
+            faults.append(f"device={self.device}: {fault}; null takes what there is")
         if faults:
             raise ValueError("\n".join(faults))
+
+    def _device_fault(self) -> str | None:
+        try:
+            device = self.torch_device
+        except RuntimeError:
+            return "no device has this name; cpu, cuda and cuda:1 are such names"
+        if device.type == "cuda" and not torch.cuda.is_available():
+            return "there is no GPU here"
+        if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+            return f"there are only {torch.cuda.device_count()} GPUs here"
+        return None
 
     @property
     def torch_device(self) -> torch.device:
