@@ -1,0 +1,127 @@
+"""Rows of a config filled from their templates, so that a part fits any set of tasks.
+
+A task, the learning rate of its tower and a validation partition each have a template: the sections
+``task``, ``schedule.curve`` and ``train_data``. Every row gets references to those values of its
+template that it does not state itself. Composition fills after the YAML files are merged and before
+the command line's overrides are applied, and once more after them: the composed config shows the
+whole run, and every single value can be overridden in place.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+
+def fill_templates(cfg: DictConfig) -> None:
+    """Completes every row from its template, in place; a second time follows what changed since."""
+    plain = OmegaConf.to_container(cfg, resolve=False)
+    assert isinstance(plain, dict)
+    tasks = (plain.get("model") or {}).get("tasks") or {}
+    if "task" in plain and tasks:
+        cfg.model.tasks = {name: filled(row, plain["task"], "task") for name, row in tasks.items()}
+    if "schedule" in plain and plain.get("optimizer"):
+        rates = _filled_rates(plain["optimizer"], plain["schedule"], tasks)
+        cfg.optimizer.single_task_learning_rate, cfg.optimizer.multi_task_learning_rates = rates
+    if plain.get("validation_data") and "train_data" in plain:
+        template = {key: value for key, value in plain["train_data"].items() if key != "inputs"}
+        for name, row in plain["validation_data"].items():
+            # the files are each partition's own, also where it refers to those of train_data
+            own = {"inputs": row["inputs"]} if "inputs" in (row or {}) else {}
+            rest = {key: value for key, value in (row or {}).items() if key != "inputs"}
+            full = {**own, **filled(rest, template, "train_data")}
+            if full != row:  # to set a row is slow, and the second time most of them stand
+                cfg.validation_data[name] = full
+
+
+def filled(
+    row: Any,
+    template: dict[str, Any],
+    path: str,
+    *,
+    own: dict[str, Any] | None = None,
+    own_path: str = "",
+) -> Any:
+    """``row`` and, for every value of its template that it does not state, a reference to it.
+
+    The template stands at ``path`` of the config. Keys that are also in ``own`` (at ``own_path``)
+    refer there; with a ``_target_`` of its own, ``own`` is the template. A row of another
+    ``_target_`` than its template's is another kind of thing: it is left as stated.
+    """
+    if not isinstance(row, dict | None):
+        return row
+    own = own or {}
+    row = _stated(row or {}, path, own_path)
+    kind = own.get("_target_", template.get("_target_"))
+    if row.get("_target_", kind) != kind:
+        return row
+    if kind != template.get("_target_"):
+        template = own
+    out = {}
+    for key, value in template.items():
+        place = f"{own_path if key in own else path}.{key}"
+        if isinstance(value, dict) and isinstance(row.get(key, {}), dict):
+            out[key] = filled(row.get(key), value, place)
+        else:
+            out[key] = row.get(key, f"${{{place}}}")
+    return {**out, **{key: value for key, value in row.items() if key not in template}}
+
+
+def _stated(row: dict[str, Any], *paths: str) -> dict[str, Any]:
+    """What of a row was not written by an earlier filling from templates at ``paths``."""
+    out = {}
+    for key, value in row.items():
+        places = [f"{path}.{key}" for path in paths]
+        if isinstance(value, dict) and value:
+            if inner := _stated(value, *places):
+                out[key] = inner
+        elif value not in [f"${{{place}}}" for place in places]:
+            out[key] = value
+    return out
+
+
+def _filled_rates(optimizer: dict, schedule: dict, tasks: dict) -> tuple[Any, Any]:
+    """The optimizer's single learning rate and its rates per task, one of them None.
+
+    The schedule's curve stands for every tower, the backbone and the named embedding tables; where
+    both ways of giving rates are stated, both come out, and the optimizer refuses them.
+    """
+
+    def stated(row: Any, *own: str) -> Any:
+        if not isinstance(row, dict):
+            return row
+        return _stated(row, "schedule.curve", ".".join(("schedule", *own))) or None
+
+    def rate(row: Any, *own: str) -> Any:
+        numbers = schedule.get(own[0]) if own else None
+        for name in own[1:]:
+            numbers = (numbers or {}).get(name)
+        own_path = ".".join(("schedule", *own))
+        return filled(row, schedule["curve"], "schedule.curve", own=numbers, own_path=own_path)
+
+    single = stated(optimizer.get("single_task_learning_rate"))
+    multi = dict(optimizer.get("multi_task_learning_rates") or {})
+    target = multi.pop("_target_", "recap.optimizer.MultiTaskLearningRates")
+    backbone = stated(multi.pop("backbone_learning_rate", None), "backbone")
+    rows: dict[str, dict[str, Any]] = {}
+    for own in ("tower", "table"):
+        given = multi.pop(f"{own}_learning_rates", None) or {}
+        kept = {name: stated(row, f"{own}s", name) for name, row in given.items()}
+        rows[own] = {name: row for name, row in kept.items() if row is not None}
+
+    if schedule["single_task"]:
+        single = rate(single)
+    if single is None:
+        backbone = rate(backbone, "backbone")
+        for own, names in (("tower", tasks), ("table", schedule["tables"])):
+            full = {name: rate(rows[own].pop(name, None), f"{own}s", name) for name in names}
+            rows[own] = {**full, **rows[own]}
+    elif backbone is None and not any(rows.values()):
+        return single, None
+    return single, {
+        "_target_": target,
+        "backbone_learning_rate": backbone,
+        **{f"{own}_learning_rates": row for own, row in rows.items()},
+        **multi,
+    }

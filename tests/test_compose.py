@@ -1,0 +1,405 @@
+import functools
+from typing import Any
+
+import hydra
+import pytest
+import torch
+from omegaconf import OmegaConf
+from torch import nn
+
+from recap.compose import Refused, compose, run_name
+from recap.optimizer import RecapOptimizerConfig, set_learning_rates
+from recap.templates import filled
+
+SCHEDULES = ["constant", "linear_ramp", "linear_ramp_to_cosine", "piecewise_constant"]
+TOWERS = "optimizer.multi_task_learning_rates.tower_learning_rates"
+
+
+@functools.cache
+def composed(*overrides: str) -> dict[str, Any]:
+    """The config of a command line, references resolved."""
+    plain = OmegaConf.to_container(compose(*overrides), resolve=True)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def tower_rates(*overrides: str) -> dict[str, Any]:
+    return composed(*overrides)["optimizer"]["multi_task_learning_rates"]["tower_learning_rates"]
+
+
+def refusal(*overrides: str) -> list[str]:
+    """The faults of a command line."""
+    with pytest.raises(Refused) as error:
+        compose(*overrides)
+    return error.value.faults
+
+
+# what `filled` does
+
+
+def test_a_row_refers_to_its_template_for_what_it_does_not_state():
+    template = {"layer_sizes": [256, 1], "dropout": None}
+    assert filled({"dropout": 0.1}, template, "task.tower") == {
+        "layer_sizes": "${task.tower.layer_sizes}",
+        "dropout": 0.1,
+    }
+
+
+def test_nested_settings_are_filled_value_by_value():
+    template = {"batch_norm": {"affine": False, "momentum": 0.1}}
+    assert filled({"batch_norm": {"momentum": 0.2}}, template, "tower") == {
+        "batch_norm": {"affine": "${tower.batch_norm.affine}", "momentum": 0.2}
+    }
+    assert filled({"batch_norm": None}, template, "tower") == {"batch_norm": None}
+
+
+def test_own_numbers_stand_before_the_templates_and_only_where_the_template_has_them():
+    curve = {"_target_": "Ramp", "learning_rate": 0.001, "num_ramp_steps": 1000}
+    own = {"learning_rate": 0.0008, "final_num_steps": 9}
+    assert filled(None, curve, "curve", own=own, own_path="towers.like") == {
+        "_target_": "${curve._target_}",
+        "learning_rate": "${towers.like.learning_rate}",
+        "num_ramp_steps": "${curve.num_ramp_steps}",
+    }
+
+
+def test_own_numbers_with_a_target_are_another_kind_and_the_whole_of_it():
+    curve = {"_target_": "Ramp", "learning_rate": 0.001, "num_ramp_steps": 1000}
+    own = {"_target_": "Constant", "learning_rate": 0.0008}
+    assert filled(None, curve, "curve", own=own, own_path="towers.like") == {
+        "_target_": "${towers.like._target_}",
+        "learning_rate": "${towers.like.learning_rate}",
+    }
+
+
+def test_a_row_of_another_kind_is_left_as_stated():
+    curve = {"_target_": "Ramp", "learning_rate": 0.001, "num_ramp_steps": 1000}
+    row = {"_target_": "Constant", "learning_rate": 0.1}
+    assert filled(row, curve, "curve") == row
+    assert filled(0.1, curve, "curve") == 0.1
+
+
+def test_filling_again_follows_a_template_that_changed():
+    row = filled({"dropout": 0.1}, {"dropout": None, "batch_norm": {"momentum": 0.1}}, "tower")
+    assert filled(row, {"dropout": None, "batch_norm": None, "init": "x"}, "tower") == {
+        "dropout": 0.1,
+        "batch_norm": "${tower.batch_norm}",
+        "init": "${tower.init}",
+    }
+
+
+# rows of the composed config
+
+
+def test_every_task_is_filled_from_the_tasks_template():
+    tasks = composed("experiment=kuairand")["model"]["tasks"]
+    template = composed("experiment=kuairand")["task"]
+    assert tasks["like"] == {**template, "initial_rate": 0.0176}
+    assert all(task.keys() == template.keys() for task in tasks.values())
+
+
+def test_the_template_overridden_on_the_command_line_reaches_every_task_that_states_nothing():
+    tasks = composed("task.tower.dropout=0.3", "task.tower.batch_norm=null")["model"]["tasks"]
+    assert tasks["is_favorited"]["tower"]["dropout"] == 0.3
+    assert tasks["is_negative_feedback_v2"]["tower"]["dropout"] == 0.1  # its own
+    assert [task["tower"]["batch_norm"] for task in tasks.values()] == [None] * 10
+
+
+def test_a_single_value_of_a_task_is_overridden_in_place():
+    tasks = composed("model.tasks.is_replied.tower.batch_norm.momentum=0.5")["model"]["tasks"]
+    assert tasks["is_replied"]["tower"]["batch_norm"]["momentum"] == 0.5
+    assert tasks["is_retweeted"]["tower"]["batch_norm"]["momentum"] == 0.1
+
+
+def test_a_task_added_on_the_command_line_is_filled_too():
+    cfg = composed("+model.tasks.is_shared={}")
+    assert cfg["model"]["tasks"]["is_shared"] == cfg["task"]
+    rates = cfg["optimizer"]["multi_task_learning_rates"]["tower_learning_rates"]
+    assert rates["is_shared"] == cfg["schedule"]["curve"]
+
+
+def test_a_task_taken_out_takes_its_rate_with_it():
+    cfg = composed("~model.tasks.is_replied", "~schedule.towers.is_replied")
+    rates = cfg["optimizer"]["multi_task_learning_rates"]["tower_learning_rates"]
+    assert set(rates) == set(cfg["model"]["tasks"])
+    assert "is_replied" not in rates
+
+
+def test_a_rate_that_is_stated_stays_without_its_task():
+    assert tower_rates("+" + TOWERS + ".is_sharred=0.1")["is_sharred"] == 0.1  # check refuses it
+
+
+def test_every_partition_is_filled_from_the_training_data_but_for_its_files():
+    cfg = composed()
+    partition = cfg["validation_data"]["is_replied"]
+    inputs = "data/local_prod/validation/*.parquet"
+    evaluation_tasks = ["is_replied"]
+    assert partition == {
+        **cfg["train_data"],
+        "inputs": inputs,
+        "evaluation_tasks": evaluation_tasks,
+    }
+
+
+def test_a_partition_without_files_does_not_take_the_training_files():
+    partition = composed("+validation_data.late={}")["validation_data"]["late"]
+    assert "inputs" not in partition
+    assert partition["global_batch_size"] == 128
+
+
+def test_a_partition_may_refer_to_the_training_files():
+    partition = "validation_data.train.inputs=${train_data.inputs}"
+    cfg = composed(partition)
+    assert cfg["validation_data"]["train"]["inputs"] == cfg["train_data"]["inputs"]
+
+
+def test_a_value_of_one_partition_is_overridden_without_touching_the_others():
+    key = "preprocess.truncate_and_slice.continuous_feature_truncation"
+    cfg = composed(f"validation_data.is_replied.{key}=5")
+    sections = {"train_data": cfg["train_data"], **cfg["validation_data"]}
+    cut = {
+        name: section["preprocess"]["truncate_and_slice"]["continuous_feature_truncation"]
+        for name, section in sections.items()
+    }
+    assert cut.pop("is_replied") == 5
+    assert set(cut.values()) == {2117}
+
+
+def test_a_preprocessing_step_taken_out_of_the_training_data_is_out_everywhere():
+    cfg = composed("~train_data.preprocess.truncate_and_slice")
+    assert [p["preprocess"] for p in cfg["validation_data"].values()] == [{}] * 12
+
+
+# learning rates
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("experiment", ["local_prod", "kuairand"])
+def test_a_schedule_gives_every_tower_and_the_backbone_a_curve_of_its_kind(
+    experiment: str, schedule: str
+):
+    cfg = composed(f"experiment={experiment}", f"schedule={schedule}")
+    kind = cfg["schedule"]["curve"]["_target_"]
+    rates = cfg["optimizer"]["multi_task_learning_rates"]
+    assert list(rates["tower_learning_rates"]) == list(cfg["model"]["tasks"])
+    curves = [rates["backbone_learning_rate"], *rates["tower_learning_rates"].values()]
+    assert [curve["_target_"] for curve in curves] == [kind] * len(curves)
+    assert cfg["optimizer"]["single_task_learning_rate"] is None
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ("constant", {"learning_rate": 0.0008}),
+        ("linear_ramp", {"learning_rate": 0.0008, "num_ramp_steps": 5000}),
+        (
+            "linear_ramp_to_cosine",
+            {
+                "learning_rate": 0.0008,
+                "num_ramp_steps": 5000,
+                "final_learning_rate": 0.0,
+                "final_num_steps": 100000,
+            },
+        ),
+    ],
+)
+def test_an_experiments_own_numbers_win_over_the_curves(schedule: str, expected: dict):
+    rates = tower_rates("experiment=local_prod", f"schedule={schedule}")
+    curve = composed("experiment=local_prod", f"schedule={schedule}")["schedule"]["curve"]
+    assert rates["is_favorited"] == {"_target_": curve["_target_"], **expected}
+
+
+@pytest.mark.parametrize(
+    ("schedule", "number", "value"),
+    [
+        ("constant", "learning_rate", 0.003),
+        ("linear_ramp", "num_ramp_steps", 7),
+        ("linear_ramp_to_cosine", "final_learning_rate", 0.0002),
+        ("piecewise_constant", "learning_rate_values", [0.3, 0.2, 0.1]),
+    ],
+)
+def test_own_numbers_given_on_the_command_line_win_too(schedule: str, number: str, value: Any):
+    rates = tower_rates(
+        "experiment=kuairand", f"schedule={schedule}", f"+schedule.towers.like.{number}={value}"
+    )
+    assert rates["like"][number] == value
+    assert rates["click"][number] != value
+
+
+def test_the_curve_overridden_reaches_every_tower_without_numbers_of_its_own():
+    rates = tower_rates("experiment=kuairand", "schedule.curve.learning_rate=0.02")
+    assert {rate["learning_rate"] for rate in rates.values()} == {0.02}
+    rates = tower_rates("experiment=local_prod", "schedule.curve.learning_rate=0.02")
+    assert rates["is_favorited"]["learning_rate"] == 0.0008
+
+
+def test_a_single_rate_is_overridden_in_place():
+    rates = tower_rates(f"{TOWERS}.is_favorited.learning_rate=4e-4")
+    assert rates["is_favorited"]["learning_rate"] == 0.0004
+    assert rates["is_favorited"]["num_ramp_steps"] == 5000
+    assert rates["is_retweeted"]["learning_rate"] == 0.0001
+
+
+def test_a_bare_number_is_a_rate():
+    assert tower_rates(f"{TOWERS}.is_favorited=4e-4")["is_favorited"] == 0.0004
+
+
+def test_kinds_of_curves_mix():
+    other = "{_target_: recap.schedule.Constant, learning_rate: 0.5}"
+    rates = tower_rates(f"+{TOWERS}.is_favorited={other}")
+    assert rates["is_favorited"] == {"_target_": "recap.schedule.Constant", "learning_rate": 0.5}
+    assert rates["is_replied"]["_target_"] == "recap.schedule.LinearRampToConstant"
+
+
+def test_a_task_states_another_kind_of_curve_in_the_schedule():
+    other = "{_target_: recap.schedule.Constant, learning_rate: 0.5}"
+    rates = tower_rates("experiment=kuairand", f"+schedule.towers.like={other}")
+    assert rates["like"] == {"_target_": "recap.schedule.Constant", "learning_rate": 0.5}
+    assert rates["click"]["_target_"] == "recap.schedule.LinearRampToCosine"
+
+
+def test_an_embedding_table_that_the_schedule_names_has_a_rate_of_its_own():
+    cfg = composed("experiment=kuairand", "+schedule.tables.tab.learning_rate=0.005")
+    rates = cfg["optimizer"]["multi_task_learning_rates"]["table_learning_rates"]
+    assert rates == {"tab": {**cfg["schedule"]["curve"], "learning_rate": 0.005}}
+
+
+@pytest.mark.parametrize("experiment", ["local_prod", "kuairand"])
+def test_single_task_fills_one_rate_for_all(experiment: str):
+    optimizer = composed(f"experiment={experiment}", "schedule=single_task")["optimizer"]
+    curve = composed(f"experiment={experiment}", "schedule=single_task")["schedule"]["curve"]
+    assert optimizer["single_task_learning_rate"] == curve
+    assert optimizer["multi_task_learning_rates"] is None
+
+
+def test_any_schedule_becomes_one_rate_for_all_and_back():
+    optimizer = composed("schedule=constant", "schedule.single_task=true")["optimizer"]
+    assert optimizer["single_task_learning_rate"]["_target_"] == "recap.schedule.Constant"
+    assert optimizer["multi_task_learning_rates"] is None
+    optimizer = composed("schedule=single_task", "schedule.single_task=false")["optimizer"]
+    assert optimizer["single_task_learning_rate"] is None
+    assert len(optimizer["multi_task_learning_rates"]["tower_learning_rates"]) == 10
+
+
+def test_one_rate_for_all_stated_in_place_replaces_the_schedule():
+    optimizer = composed("optimizer.single_task_learning_rate=0.01")["optimizer"]
+    assert optimizer["single_task_learning_rate"] == 0.01
+    assert optimizer["multi_task_learning_rates"] is None
+
+
+def test_both_ways_of_giving_rates_reach_the_optimizer_which_refuses_them():
+    cfg = compose("optimizer.single_task_learning_rate=0.01", f"{TOWERS}.is_replied=0.1")
+    with pytest.raises(Exception, match="exactly one of multi_task_learning_rates and single"):
+        hydra.utils.instantiate(cfg.optimizer)
+
+
+@pytest.mark.parametrize("schedule", [*SCHEDULES, "single_task"])
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd", "adagrad"])
+def test_every_optimizer_steps_with_every_schedule(optimizer: str, schedule: str):
+    cfg = compose("experiment=kuairand", f"optimizer={optimizer}", f"schedule={schedule}")
+    backbone = nn.Linear(3, 2)
+    towers = {str(task): nn.Linear(2, 1) for task in cfg.model.tasks}
+    config = hydra.utils.instantiate(cfg.optimizer, _convert_="object")
+    assert isinstance(config, RecapOptimizerConfig)
+    stepping = config(
+        towers={task: dict(tower.named_parameters()) for task, tower in towers.items()},
+        backbone=dict(backbone.named_parameters()),
+    )
+    before = backbone.weight.clone()
+    rates = set_learning_rates(stepping, 1)
+    shared = backbone(torch.ones(1, 3))
+    torch.cat([tower(shared) for tower in towers.values()]).sum().backward()
+    stepping.step()
+    assert set(rates) == {"backbone", *towers}
+    assert min(rates.values()) > 0
+    assert not torch.equal(backbone.weight, before)
+
+
+# the model group
+
+
+def test_a_ranker_without_backbone():
+    model = composed("model/backbone=none", "model.multi_task_type=share_none")["model"]
+    assert model["backbone"] is None
+    assert model["multi_task_type"] == "share_none"
+
+
+def test_a_choice_of_tower_is_the_template_of_every_task():
+    cfg = composed("model/tower=mlp", "model/featurization=log1p_abs")
+    assert cfg["model"]["inputs"]["featurization"]["_target_"].endswith(".Log1pAbs")
+    assert cfg["model"]["tasks"]["is_replied"]["tower"] == cfg["task"]["tower"]
+
+
+# refusals
+
+
+@pytest.mark.parametrize(
+    ("override", "fault"),
+    [
+        ("training.sede=3", "training.sede: there is no such key; close: training.seed"),
+        ("optimzer=adam", "optimzer: there is no such key; close: optimizer"),
+        ("experiments=local_prod", "experiments: there is no such key; close: experiment"),
+        ("modle/backbone=mlp", "modle/backbone: there is no such group; close: model/backbone"),
+        ("optimizer=adm", "optimizer=adm: there is no such choice; close: adam"),
+        ("model/backbone=masknet", "model/backbone=masknet: there is no such choice; close: mask_"),
+        ("experiment=local_prd", "experiment=local_prd: there is no such choice; close: local_"),
+        (
+            f"{TOWERS}.is_favorite.learning_rate=4e-4",
+            f"{TOWERS}.is_favorite: there is no such key; close: {TOWERS}.is_favorited",
+        ),
+        ("learning_rate=3", "learning_rate: there is no such key; close: schedule.curve.learning_"),
+        (
+            "~training.sed",
+            "~training.sed: there is nothing of this name to take out; close: training.seed",
+        ),
+        ("+trainng.seed=3", "trainng: nothing reads this section; close: training"),
+        (
+            "+schedule.tower.is_replied.learning_rate=1",
+            "schedule.tower: nothing reads this key; close: towers",
+        ),
+        ("~optimizer", "optimizer: this section is missing"),
+        (
+            "~validation_data.train.preprocess.truncate_and_slice",
+            "its template brings this value back; write validation_data.train.preprocess.",
+        ),
+        (
+            "validation_data={}",
+            "validation_data={} takes nothing out; write ~validation_data.<entry> for each entry",
+        ),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_with_what_is_near(override: str, fault: str):
+    [only] = refusal(override)
+    assert fault in only
+
+
+def test_all_misspelt_overrides_are_refused_in_one_message():
+    faults = refusal("training.sede=3", "optimizer=adm", "model.taskss=3", "+trainng.seed=3")
+    assert [fault.split(": ", 1)[0] for fault in faults] == [
+        "optimizer=adm",
+        "training.sede",
+        "model.taskss",
+        "trainng",
+    ]
+
+
+def test_a_value_shared_by_reference_is_a_section_of_the_users_own():
+    cfg = composed("+peak=0.25", "schedule.curve.learning_rate=${peak}", "experiment=kuairand")
+    assert cfg["schedule"]["curve"]["learning_rate"] == 0.25
+
+
+# the run's folder
+
+
+def test_a_run_is_named_after_the_overrides_that_make_it_what_it_is():
+    overrides = ["optimizer=sgd", "experiment=kuairand", "training.num_train_steps=7", "+a.b=[1,2]"]
+    assert run_name(overrides) == "a.b=_1,2_,optimizer=sgd"
+    assert run_name(["experiment=kuairand", "tracking=none"]) == "default"
+    folder = composed("experiment=kuairand", "optimizer=sgd")["training"]["save_dir"]
+    assert folder == "runs/kuairand/optimizer=sgd"
+
+
+def test_many_overrides_are_cut_to_a_folders_name_and_stay_apart():
+    many = [f"training.seed_{n}={n}" for n in range(30)]
+    assert len(run_name(many)) < 130
+    assert run_name(many) != run_name([*many[:-1], "training.seed_29=30"])
