@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,13 +27,47 @@ class Rows:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def take(self, index: np.ndarray) -> Rows:
-        """The rows numbered by ``index`` [m], in that order; every row is copied once."""
+    def between(self, start: int, stop: int) -> Rows:
+        """The rows [start, stop), without a copy of dense inputs and labels."""
         return Rows(
-            {name: array[index] for name, array in self.dense.items()},
-            {name: _take_bags(*bags, index) for name, bags in self.sparse.items()},
-            self.labels[index],
+            {name: array[start:stop] for name, array in self.dense.items()},
+            {
+                name: (
+                    slots[offsets[start] : offsets[stop]],
+                    offsets[start : stop + 1] - offsets[start],
+                )
+                for name, (slots, offsets) in self.sparse.items()
+            },
+            self.labels[start:stop],
         )
+
+    @staticmethod
+    def gather(parts: Iterable[Rows], order: np.ndarray) -> Rows:
+        """Row i is row ``order[i]`` of all ``parts`` together; they hold as many rows as ``order``.
+
+        Each part is copied to its place and let go before the next one is asked for.
+        """
+        place = np.empty_like(order)
+        place[order] = np.arange(len(order))
+        dense: dict[str, np.ndarray] = {}
+        bags: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
+        labels = np.empty(0)
+        done = 0
+        for part in parts:
+            if not done:
+                dense = {name: _room(len(order), array) for name, array in part.dense.items()}
+                bags = {name: [] for name in part.sparse}
+                labels = _room(len(order), part.labels)
+            rows = place[done : done + len(part)]
+            for name, array in part.dense.items():
+                dense[name][rows] = array
+            for name, bag in part.sparse.items():
+                bags[name].append(bag)
+            labels[rows] = part.labels
+            done += len(part)
+        assert done == len(order)
+        sparse = {name: _take_bags(*_concatenate_bags(b), order) for name, b in bags.items()}
+        return Rows(dense, sparse, labels)
 
     @staticmethod
     def concatenate(parts: Sequence[Rows]) -> Rows:
@@ -70,8 +104,8 @@ class Decoder:
             if sparse.vocabulary is not None and not isinstance(sparse.vocabulary, int)
         }
 
-    def __call__(self, table: pa.Table) -> Rows:
-        """``table`` decoded.
+    def __call__(self, table: pa.Table, first_row: int = 0) -> Rows:
+        """``table`` decoded; it begins with row ``first_row`` of its row group.
 
         Raises:
             DataError: a label that is neither 0 nor 1, a list of another length than the schema's,
@@ -79,9 +113,9 @@ class Decoder:
         """
         labels = np.empty((len(table), len(self.tasks)), np.float32)
         for t, task in enumerate(self.tasks):
-            labels[:, t] = _label(table, self.schema.labels[task])
+            labels[:, t] = _label(table, self.schema.labels[task], first_row)
         return Rows(
-            {name: _dense(table, dense) for name, dense in self.schema.dense.items()},
+            {name: _dense(table, dense, first_row) for name, dense in self.schema.dense.items()},
             {name: self._bags(table, name) for name in self.schema.sparse},
             labels,
         )
@@ -126,7 +160,7 @@ def vocabulary_array(sparse: Sparse) -> pa.Array:
     return column.cast(pa.int64()) if pa.types.is_integer(column.type) else column
 
 
-def _dense(table: pa.Table, dense: Dense) -> np.ndarray:
+def _dense(table: pa.Table, dense: Dense, first_row: int) -> np.ndarray:
     """[n, width] in the schema's dtype, or a narrower one where the file stores raw bytes."""
     dtype = np.dtype(dense.dtype)
     if dense.columns is not None:
@@ -138,7 +172,7 @@ def _dense(table: pa.Table, dense: Dense) -> np.ndarray:
     if pa.types.is_fixed_size_binary(column.type):
         return _raw(column, dense, dtype)
     if pa.types.is_fixed_size_list(column.type) or pa.types.is_list(column.type):
-        return _lists(column, dense, dtype)
+        return _lists(column, dense, dtype, first_row)
     return _scalars(column, dtype).reshape(-1, 1)
 
 
@@ -170,14 +204,14 @@ def _raw(column: pa.Array, dense: Dense, dtype: np.dtype) -> np.ndarray:
     return numbers
 
 
-def _lists(column: pa.Array, dense: Dense, dtype: np.dtype) -> np.ndarray:
+def _lists(column: pa.Array, dense: Dense, dtype: np.dtype, first_row: int) -> np.ndarray:
     null = _numpy(column.is_null())
     if pa.types.is_list(column.type):
         lengths = _numpy(pc.fill_null(pc.list_value_length(column), dense.width))
         if (wrong := lengths != dense.width).any():
             row = int(wrong.argmax())
             raise DataError(
-                f"column {dense.column!r}, row {row}: a list of {lengths[row]}, "
+                f"column {dense.column!r}, row {first_row + row}: a list of {lengths[row]}, "
                 f"the schema says {dense.width}"
             )
     values = _scalars(column.flatten(), dtype)  # the items of null lists are left out
@@ -199,7 +233,7 @@ def _null_of(dtype: np.dtype) -> float:
     return float("nan") if dtype.kind == "f" else 0
 
 
-def _label(table: pa.Table, name: str) -> np.ndarray:
+def _label(table: pa.Table, name: str, first_row: int) -> np.ndarray:
     column = _one_chunk(table, name)
     values = _numpy(column)  # a null arrives as NaN, or as None in a column of booleans
     if values.dtype != bool:
@@ -207,7 +241,8 @@ def _label(table: pa.Table, name: str) -> np.ndarray:
         if wrong.any():
             row = int(wrong.argmax())
             raise DataError(
-                f"label column {name!r}, row {row}: {column[row].as_py()} is neither 0 nor 1"
+                f"label column {name!r}, row {first_row + row}: "
+                f"{column[row].as_py()} is neither 0 nor 1"
             )
     return values.astype(np.float32)
 
@@ -270,6 +305,10 @@ def _mix(x: np.ndarray) -> np.ndarray:
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
+
+
+def _room(rows: int, like: np.ndarray) -> np.ndarray:
+    return np.empty((rows, *like.shape[1:]), like.dtype)
 
 
 def _take_bags(

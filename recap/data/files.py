@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
+
+READ_BUFFER_BYTES = 1 << 20  # of a local file's column that are in memory before they are decoded
 
 
 class DataError(ValueError):
@@ -31,9 +34,20 @@ class ParquetSource:
         """Rows in all row groups."""
         return sum(self.row_group_rows)
 
-    def open(self) -> pq.ParquetFile:
-        """The file, ready to read row groups; a handle is not to be shared by threads."""
-        return pq.ParquetFile(self.filesystem.open_input_file(self.path))
+    @contextmanager
+    def open(self) -> Iterator[pq.ParquetFile]:
+        """The file, ready to be read by one thread; closed on leaving the ``with`` block.
+
+        Far files are fetched in large parallel reads, which hold a row group's compressed columns
+        in memory; a local file loses nothing by being read piece by piece.
+        """
+        local = isinstance(self.filesystem, fs.LocalFileSystem)
+        buffer = READ_BUFFER_BYTES if local else 0
+        with (  # ParquetFile leaves a handle open that it did not open itself
+            self.filesystem.open_input_file(self.path) as handle,
+            pq.ParquetFile(handle, pre_buffer=not local, buffer_size=buffer) as file,
+        ):
+            yield file
 
 
 def open_sources(inputs: str | Sequence[str]) -> list[ParquetSource]:

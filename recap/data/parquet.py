@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Generator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+import numpy as np
 import pyarrow as pa
 import torch
 
@@ -14,10 +15,12 @@ from recap.batch import Bag, Batch
 from recap.data.decode import Decoder, Rows, columns_of
 from recap.data.file_faults import file_faults
 from recap.data.files import DataError, ParquetSource, open_sources
-from recap.data.order import Block, Lane
+from recap.data.order import Block, Lane, Piece
 from recap.data.prefetch import prefetched
 from recap.data.preprocess import Step
 from recap.schema import Schema
+
+DECODED_BYTES = 8 << 20  # of a row group that are decoded at a time, before rows find their places
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,6 +158,9 @@ class _Stream:
             )
         self._sources = data.sources
         self._columns = columns_of(schema, tasks)
+        row_bytes = sum(d.width * np.dtype(d.dtype).itemsize for d in schema.dense.values())
+        row_bytes += 8 * (len(schema.sparse) + len(tasks))
+        self._decoded_rows = max(1, DECODED_BYTES // row_bytes)
         self._decode = Decoder(schema, tasks)
         self._steps = data._steps
         self._tasks = tuple(tasks)
@@ -176,11 +182,13 @@ class _Stream:
                 self._shares.append((lane, last - first, start, stop))
 
     def batches(self, position: int, pin_memory: bool) -> Generator[tuple[Batch, int]]:
-        with ThreadPoolExecutor(max_workers=1 + len(self._shares) // 4) as pool:
-            walks = [
-                (_Walk(lane, self._load, pool, self._epochs), quota, start, stop)
-                for lane, quota, start, stop in self._shares
-            ]
+        pool = ThreadPoolExecutor(1 + len(self._shares) // 4, thread_name_prefix="recap-read")
+        try:
+            walks = []
+            for lane, quota, start, stop in self._shares:
+                walk = _Walk(lane, self._load, pool, self._epochs)
+                walk.read_ahead(position * quota // self._batch + start)
+                walks.append((walk, quota, start, stop))
             while True:
                 parts = []
                 for walk, quota, start, stop in walks:
@@ -191,25 +199,42 @@ class _Stream:
                 position += self._batch
                 batch = self._to_batch(Rows.concatenate(parts))
                 yield (batch.pin_memory() if pin_memory else batch), position
+        finally:
+            pool.shutdown(cancel_futures=True)
 
     def _load(self, block: Block) -> Rows:
-        """The rows of a block, decoded and preprocessed, in the order of its pieces."""
-        parts = []
-        for piece in block.pieces:
-            source = self._sources[piece.source]
-            try:
-                with source.open() as file:
-                    table = file.read_row_group(
-                        piece.row_group, columns=self._columns, use_threads=False
-                    )
-                rows = self._decode(table.slice(piece.start, piece.stop - piece.start))
-            except (OSError, pa.ArrowException, DataError) as error:
-                raise DataError(f"{source.path}, row group {piece.row_group}: {error}") from error
-            dense = dict(rows.dense)
-            for step in self._steps:
-                dense = step(dense)
-            parts.append(Rows(dense, rows.sparse, rows.labels))
-        return Rows.concatenate(parts)
+        """The rows of a block, decoded and preprocessed, in the order in which they come out."""
+        parts = (rows for piece in block.pieces for rows in self._read(piece))
+        return Rows.gather(parts, block.permutation())
+
+    def _read(self, piece: Piece) -> Iterator[Rows]:
+        """The rows of a piece as they lie, decoded and preprocessed part by part."""
+        source = self._sources[piece.source]
+        row = 0
+        try:
+            with source.open() as file:
+                tables = file.iter_batches(
+                    self._decoded_rows,
+                    row_groups=[piece.row_group],
+                    columns=self._columns,
+                    use_threads=False,
+                )
+                for table in map(_table, tables):
+                    first, begin, row = max(row, piece.start), row, row + len(table)
+                    if first < row:
+                        part = table.slice(first - begin, min(row, piece.stop) - first)
+                        yield self._preprocess(self._decode(part, first))
+                    if row >= piece.stop:
+                        return
+                raise DataError(f"ends after {row} rows, its footer says {piece.stop} or more")
+        except (OSError, pa.ArrowException, DataError) as error:
+            raise DataError(f"{source.path}, row group {piece.row_group}: {error}") from error
+
+    def _preprocess(self, rows: Rows) -> Rows:
+        dense = dict(rows.dense)
+        for step in self._steps:
+            dense = step(dense)
+        return replace(rows, dense=dense)
 
     def _to_batch(self, rows: Rows) -> Batch:
         return Batch(
@@ -240,20 +265,27 @@ class _Walk:
         for block, begin, end in self._lane.spans(start, stop):
             if block != self._block:
                 self._enter(block)
-            parts.append(self._held.take(self._order[begin:end]))
+            parts.append(self._held.between(begin, end))
         return parts
+
+    def read_ahead(self, position: int) -> None:
+        """Has the block that holds ``position`` loaded, if the lane's epochs reach that far."""
+        self._ahead = None
+        if self._end is None or position < self._end:
+            block = self._lane.block_at(position)
+            self._ahead = block, self._pool.submit(self._load, block)
 
     def _enter(self, block: Block) -> None:
         if self._ahead is not None and self._ahead[0] == block:
             self._held = self._ahead[1].result()
         else:
             self._held = self._load(block)
-        self._block, self._order = block, block.permutation()
-        following = block.epoch * self._lane.num_rows + block.start + block.num_rows
-        self._ahead = None
-        if self._end is None or following < self._end:
-            ahead = self._lane.block_at(following)
-            self._ahead = ahead, self._pool.submit(self._load, ahead)
+        self._block = block
+        self.read_ahead(block.epoch * self._lane.num_rows + block.start + block.num_rows)
+
+
+def _table(batch: pa.RecordBatch) -> pa.Table:
+    return pa.Table.from_batches([batch])
 
 
 def _only(schema: Schema, inputs: Collection[str] | None) -> Schema:

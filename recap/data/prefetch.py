@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import queue
 import threading
 from collections.abc import Generator
+from contextlib import closing
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -16,40 +18,46 @@ def prefetched(items: Generator[T], *, depth: int) -> Generator[T]:
     Threads serve, not processes: reading Parquet, gathering rows and copying release Python's lock.
     An error raised by ``items`` is raised here in its place. Closing the iterator ends the thread.
     """
-    ready: queue.Queue[tuple[bool, T | BaseException | None]] = queue.Queue(maxsize=depth)
+    ready: queue.SimpleQueue[T | _End] = queue.SimpleQueue()
+    room = threading.Semaphore(depth - 1)
     closed = threading.Event()
 
-    def put(entry: tuple[bool, T | BaseException | None]) -> bool:
-        while not closed.is_set():
-            try:
-                ready.put(entry, timeout=0.1)
-                return True
-            except queue.Full:
-                continue
-        return False
-
     def read() -> None:
+        end = _End()
         try:
-            for item in items:
-                if not put((True, item)):
-                    return
-            put((False, None))
+            with closing(items):
+                for item in items:
+                    ready.put(item)
+                    room.acquire()
+                    if closed.is_set():
+                        break
         except BaseException as error:
-            put((False, error))
-        finally:
-            items.close()
+            end = _End(error)
+        ready.put(end)
+
+    def stop() -> None:
+        closed.set()
+        room.release()
+        thread.join()
 
     thread = threading.Thread(target=read, name="recap-prefetch", daemon=True)
     thread.start()
+    # a daemon's thread that is left to the interpreter's end may be halted within Arrow's code
+    atexit.register(stop)
     try:
-        while True:
-            more, item = ready.get()
-            if more:
-                yield item  # type: ignore[misc]
-            elif item is None:
-                return
-            else:
-                raise item  # type: ignore[misc]
+        while not isinstance(item := ready.get(), _End):
+            room.release()
+            yield item
+            del item  # not to be kept in memory while the consumer asks for the next one
+        if item.error is not None:
+            raise item.error
     finally:
-        closed.set()
-        thread.join()
+        atexit.unregister(stop)
+        stop()
+
+
+class _End:
+    """What the queue holds behind the last item: the error that ended them, if any."""
+
+    def __init__(self, error: BaseException | None = None) -> None:
+        self.error = error

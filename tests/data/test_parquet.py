@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from recap.batch import Batch
+from recap.data import parquet
 from recap.data.files import DataError
 from recap.data.parquet import ParquetData
 from recap.data.preprocess import TruncateAndSlice
@@ -73,6 +74,15 @@ def test_a_batch_holds_the_columns_that_the_schema_names(folder):
     assert batch.dense["continuous"][3].tolist() == [3, 3]
     assert batch.sparse["tag"].offsets.tolist() == [0, 0, 1, 3, 6, 6, 7, 9, 12]
     assert batch.sparse["tag"].slots.tolist() == [1, 1, 2, 1, 2, 0, 1, 1, 2, 1, 2, 0]
+
+
+@pytest.mark.parametrize("lanes", [1, 3])
+def test_row_groups_that_are_decoded_in_parts_give_the_same_batches(folder, lanes, monkeypatch):
+    data = data_of(folder, interleave_num_parallel_calls=lanes)
+    whole = batches_of(data)
+    monkeypatch.setattr(parquet, "DECODED_BYTES", 100)  # 3 rows
+    for (batch, _), (expected, _) in zip(batches_of(data), whole, strict=True):
+        assert all(map(torch.equal, batch.tensors(), expected.tensors()))
 
 
 def test_one_epoch_is_every_row_once_with_the_short_batch_last(folder):
@@ -291,8 +301,12 @@ def test_missing_columns_and_wrong_types_are_told_with_the_nearest_name(folder):
     ]
 
 
+@pytest.mark.parametrize("decoded_bytes", [1, 8 << 20])  # row by row, or all at once
 @pytest.mark.parametrize(("label", "shown"), [(2, "2"), (None, "None")])
-def test_a_label_that_is_neither_0_nor_1_stops_with_file_and_row_group(folder, label, shown):
+def test_a_label_that_is_neither_0_nor_1_stops_with_file_and_row_group(
+    folder, label, shown, decoded_bytes, monkeypatch
+):
+    monkeypatch.setattr(parquet, "DECODED_BYTES", decoded_bytes)
     labels = pa.array([0, 1, 0, 1, 0, 1, 0, 1, 0, label], pa.int8())
     write(folder / "part-9.parquet", 0, 10, is_like=labels)
     expected = rf"part-9\.parquet, row group 1: label column 'is_like', row 1: {shown} is neither"
