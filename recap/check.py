@@ -73,7 +73,8 @@ def prepare(cfg: DictConfig) -> Experiment:
     optimizer: torch.optim.Optimizer | None = None
     if training is not None:
         torch.manual_seed(training.seed)
-    if train_data is not None and "model" in parts and not _any_at(faults, "train_data.preprocess"):
+    unread = ("train_data.preprocess", "train_data.seg_dense_schema.sparse")
+    if train_data is not None and "model" in parts and not _any_at(faults, *unread):
         with _collected(faults, "model"):
             schema = train_data.schema
             slots = {name: num_slots(sparse) for name, sparse in schema.sparse.items()}
@@ -152,16 +153,23 @@ def _type_fault(value: Any, hint: Any) -> str | None:
     """Why a plain value cannot be what is annotated; nodes become objects and are not judged."""
     if _holds_target(value):
         return None
+    forms = [value, tuple(value)] if isinstance(value, list) else [value]  # YAML has no tuples
+    if any(_fits(form, hint) for form in forms):
+        return None
+    wanted = getattr(hint, "__name__", None) if inspect.isclass(hint) else None
+    return f"must be {wanted or _in_words(hint)}"
+
+
+def _fits(value: Any, hint: Any) -> bool:
     try:
         typeguard.check_type(
             value, hint, collection_check_strategy=typeguard.CollectionCheckStrategy.ALL_ITEMS
         )
     except typeguard.TypeCheckError:
-        wanted = getattr(hint, "__name__", None) if inspect.isclass(hint) else None
-        return f"must be {wanted or _in_words(hint)}"
+        return False
     except Exception:  # an annotation beyond typeguard: the target's own checks remain
-        return None
-    return None
+        return True
+    return True
 
 
 def _in_words(hint: Any) -> str:
@@ -274,12 +282,20 @@ def _data_faults(section: str, data: ParquetData, tasks: tuple[str, ...]) -> Ite
     except ValueError as error:
         yield from (f"{section}.inputs: {line}" for line in str(error).splitlines())
         return
+    if not sources:
+        yield f"{section}.inputs=[] names no file"
+        return
     for fault in data.faults(known):
         yield f"{section}.seg_dense_schema: {fault}"
     try:
         data.schema  # noqa: B018 the widths that preprocessing leaves
     except (ValueError, OSError) as error:
         yield f"{section}.preprocess: {error}"
+    for name, sparse in data.seg_dense_schema.sparse.items():
+        try:
+            num_slots(sparse)
+        except ValueError as error:
+            yield f"{section}.seg_dense_schema.sparse.{name}: {error}"
     rows = sum(source.num_rows for source in sources)
     if section == "train_data" and rows < data.global_batch_size:
         yield (
@@ -363,8 +379,8 @@ def _collected(faults: list[str], place: str) -> Iterator[None]:
         faults += _lines(place, error)
 
 
-def _any_at(faults: list[str], place: str) -> bool:
-    return any(re.match(rf"{re.escape(place)}\b", fault) for fault in faults)
+def _any_at(faults: list[str], *places: str) -> bool:
+    return any(re.match(rf"{re.escape(place)}\b", fault) for fault in faults for place in places)
 
 
 def _first_line(error: BaseException) -> str:

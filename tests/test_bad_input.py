@@ -1,0 +1,315 @@
+"""What a user can get wrong, and what is said about it before the first update, or at it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from tiny import Tiny, rows, write
+
+from recap.check import prepare
+from recap.compose import Refused
+from recap.data.files import DataError
+from recap.data.order import Lane
+
+SCHEMA = "train_data.seg_dense_schema"
+PART_0, PART_1 = "train/part-0.parquet", "train/part-1.parquet"
+
+
+def faults(tiny: Tiny, *overrides: str) -> list[str]:
+    """What refuses the configuration, with the folder of the data cut out; nothing is trained."""
+    with pytest.raises(Refused) as refused:
+        prepare(tiny.config(*overrides))
+    assert tiny.steps() == []
+    return [fault.replace(f"{tiny.root}/", "") for fault in refused.value.faults]
+
+
+def fault(tiny: Tiny, *overrides: str) -> str:
+    """The only one."""
+    (only,) = faults(tiny, *overrides)
+    return only
+
+
+def test_the_tiny_experiment_has_no_fault(tiny: Tiny):
+    assert prepare(tiny.config()).ranker.tasks == ("like", "follow", "reply")
+
+
+# Files: one of two is not what the schema says.
+
+
+def test_a_missing_column_is_named_with_the_nearest_one(tiny: Tiny):
+    assert faults(tiny, f"{SCHEMA}.dense.continuous.column=cc") == [
+        f"{SCHEMA}: {PART_0} and 1 more files: column 'cc' of input continuous is missing; "
+        "close: 'c'",
+        "validation_data.valid.seg_dense_schema: valid/part-0.parquet: "
+        "column 'cc' of input continuous is missing; close: 'c'",
+    ]
+
+
+def test_a_missing_label_column_is_named_with_the_nearest_one(tiny: Tiny):
+    columns = rows(48, seed=1)
+    columns["is_liked"] = columns.pop("is_like")
+    write(tiny.root / PART_1, columns)
+    assert fault(tiny) == (
+        f"{SCHEMA}: {PART_1}: label column 'is_like' of task like is missing; close: 'is_liked'"
+    )
+
+
+def test_a_column_of_another_width_is_refused(tiny: Tiny):
+    three = pa.FixedSizeListArray.from_arrays(pa.array([0.0] * 144, pa.float32()), 3)
+    write(tiny.root / PART_1, {**rows(48, seed=1), "c": three})
+    assert fault(tiny) == (
+        f"{SCHEMA}: {PART_1}: column 'c' of input continuous holds lists of 3; "
+        "the schema says 4 × float32"
+    )
+
+
+def test_a_column_of_another_type_is_refused(tiny: Tiny):
+    words = pa.array(["a"] * 48)
+    write(tiny.root / PART_1, {**rows(48, seed=1), "c": words, "is_reply": words})
+    assert faults(tiny) == [
+        f"{SCHEMA}: {PART_1}: column 'c' of input continuous holds string; "
+        "the schema says 4 × float32",
+        f"{SCHEMA}: {PART_1}: label column 'is_reply' of task reply holds string, "
+        "not numbers of 0 and 1",
+    ]
+
+
+def test_truncated_and_empty_files_are_refused_together(tiny: Tiny):
+    whole = (tiny.root / PART_0).read_bytes()
+    (tiny.root / PART_0).write_bytes(whole[:1000])
+    (tiny.root / PART_1).write_bytes(b"")
+    truncated, empty = faults(tiny)
+    assert truncated.startswith(
+        f"train_data.inputs: {PART_0}: not a whole Parquet file, truncated or damaged ("
+    )
+    assert empty == f"train_data.inputs: {PART_1}: the file is empty (0 bytes)"
+
+
+def test_a_file_without_rows_is_refused(tiny: Tiny):
+    write(tiny.root / PART_1, {name: column[:0] for name, column in rows(1, seed=1).items()})
+    assert fault(tiny) == f"train_data.inputs: {PART_1}: the file holds no rows"
+
+
+def test_a_pattern_that_matches_nothing_is_refused(tiny: Tiny):
+    assert fault(tiny, "validation_data.valid.inputs=${data_root}/test/*.parquet") == (
+        "validation_data.valid.inputs: test/*.parquet: no file matches"
+    )
+
+
+def test_an_empty_list_of_inputs_is_refused(tiny: Tiny):
+    message = "validation_data.valid.inputs=[] names no file"
+    assert fault(tiny, "validation_data.valid.inputs=[]") == message
+
+
+def test_a_vocabulary_that_cannot_be_read_is_refused(tiny: Tiny):
+    place = f"{SCHEMA}.sparse.video"
+    found = faults(tiny, f"{place}.vocabulary=nowhere.parquet")
+    assert found[0].startswith(f"{place}: vocabulary nowhere.parquet")
+
+
+def test_a_batch_larger_than_the_data_is_refused(tiny: Tiny):
+    assert fault(tiny, "train_data.global_batch_size=97") == (
+        "train_data.global_batch_size=97: the files hold only 96 rows"
+    )
+
+
+# Sections that do not fit each other.
+
+
+def test_a_task_without_a_label_column_is_refused(tiny: Tiny):
+    assert faults(tiny, "+model.tasks.replied={}")[0] == (
+        f"{SCHEMA}.labels: no label column for task replied; close: reply"
+    )
+
+
+def test_a_rate_for_no_task_is_refused(tiny: Tiny):
+    rates = "optimizer.multi_task_learning_rates.tower_learning_rates"
+    assert fault(tiny, f"+{rates}.shared=0.1") == (
+        f"{rates}.shared: a rate for no tower; towers are like, follow, reply"
+    )
+
+
+def test_a_task_without_a_rate_is_refused(tiny: Tiny):
+    config = tiny.config()  # a schedule gives every task a rate, so this one comes from Python
+    del config.optimizer.multi_task_learning_rates.tower_learning_rates.reply
+    with pytest.raises(Refused) as refused:
+        prepare(config)
+    assert refused.value.faults == [
+        "optimizer.multi_task_learning_rates.tower_learning_rates: no rate for task reply; "
+        "towers are like, follow, reply"
+    ]
+
+
+def test_own_numbers_for_no_task_are_refused(tiny: Tiny):
+    assert fault(tiny, "+schedule.towers.shared={learning_rate: 0.1}") == (
+        "schedule.towers.shared: no such task; tasks are like, follow, reply"
+    )
+
+
+def test_an_unknown_evaluation_task_is_refused(tiny: Tiny):
+    assert fault(tiny, "validation_data.valid.evaluation_tasks=[like,share]") == (
+        "validation_data.valid.evaluation_tasks: share is no task of the model; "
+        "tasks are like, follow, reply"
+    )
+
+
+@pytest.mark.parametrize(
+    ("objective", "message"),
+    [
+        ("auroc", "must be <partition>/<task or mean>/<metric>"),
+        ("test/like/auroc", "no partition test; there is valid"),
+        (
+            "valid/share/auroc",
+            "partition valid does not measure task share; "
+            "it measures like, follow, reply, and mean",
+        ),
+        ("valid/like/auc", "no metric auc; there is auroc, auroc_error_bound, log_loss, rce, "),
+    ],
+)
+def test_an_objective_that_names_nothing_is_refused(tiny: Tiny, objective: str, message: str):
+    found = fault(tiny, f"training.objective={objective}")
+    assert found.startswith(f"training.objective={objective}: {message}")
+
+
+# Keys and values.
+
+
+def test_unknown_overrides_are_refused_together_with_the_nearest_names(tiny: Tiny):
+    assert faults(tiny, "training.num_train_step=3", "optimizer.adam.beta1=0.9") == [
+        "training.num_train_step: there is no such key; close: training.num_train_steps; "
+        "a new one takes a + before",
+        "optimizer.adam.beta1: there is no such key; close: optimizer.adam.beta_1; "
+        "a new one takes a + before",
+    ]
+
+
+def test_an_unknown_choice_is_refused_with_the_nearest(tiny: Tiny):
+    assert fault(tiny, "optimizer=adagard") == (
+        "optimizer=adagard: there is no such choice; close: adagrad"
+    )
+
+
+def test_a_new_key_that_nobody_reads_is_refused(tiny: Tiny):
+    assert fault(tiny, "+training.num_train_stps=3") == (
+        "training.num_train_stps: recap.training.Training takes no such key; close: num_train_steps"
+    )
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("training.num_train_steps=abc", "training.num_train_steps='abc': must be int"),
+        ("training.num_train_steps=1.5", "training.num_train_steps=1.5: must be int"),
+        ("training.precision=fp16", "training.precision='fp16': must be one of float32, bf16"),
+        ("training.gradient_clip_norm=a", "training.gradient_clip_norm='a': must be float or null"),
+        ("training.num_train_steps=-1", "training.num_train_steps=-1 must be 0 or more"),
+        ("training.num_eval_steps=0", "training.num_eval_steps=0 would evaluate nothing; "),
+        ("training.gradient_clip_norm=0", "training.gradient_clip_norm=0 must be above 0"),
+        ("training.device=gpu7", "training.device=gpu7: no device has this name; "),
+        ("optimizer.adam.beta_1=2", "optimizer.adam.beta_1=2 must lie in [0, 1)"),
+        ("model.backbone.dropout=2", "model.backbone: dropout=2 must be a fraction between 0 and"),
+        ("data_root=???", "train_data.inputs: MissingMandatoryValue"),
+    ],
+)
+def test_a_value_of_the_wrong_type_or_out_of_range_is_refused(
+    tiny: Tiny, override: str, message: str
+):
+    assert fault(tiny, override).startswith(message)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd", "adagrad"])
+def test_every_optimizer_of_the_group_is_accepted(tiny: Tiny, optimizer: str):
+    prepare(tiny.config(f"optimizer={optimizer}"))
+
+
+def test_a_run_directory_that_cannot_be_made_is_refused(tiny: Tiny):
+    (tiny.root / "run").write_text("a file in the way")
+    assert fault(tiny) == (
+        f"training.save_dir={tiny.root}/run: cannot be written (File exists); "
+        "name a folder that can"
+    ).replace(f"{tiny.root}/", "")
+
+
+def test_all_faults_of_a_config_come_in_one_message(tiny: Tiny):
+    (tiny.root / PART_1).write_bytes(b"")
+    found = faults(
+        tiny,
+        "training.num_train_steps=abc",
+        "training.objective=valid/like/auc",
+        "optimizer.adam.beta_1=2",
+        "validation_data.valid.global_batch_size=0",
+        "+schedule.towers.shared={learning_rate: 0.1}",
+        "model.backbone.dropout=2",
+    )
+    places = [re.split(r"[=:]", line)[0] for line in found]
+    assert sorted(places) == [
+        "model.backbone",
+        "optimizer.adam.beta_1",
+        "schedule.towers.shared",
+        "train_data.inputs",
+        "training.num_train_steps",
+        "training.objective",
+        "validation_data.valid.global_batch_size",
+    ]
+
+
+def test_a_refusal_is_printed_without_a_trace_and_ends_with_1(tiny: Tiny):
+    ended = tiny.train_elsewhere("training.num_train_steps=-1", "training.objective=auroc")
+    assert ended.returncode == 1
+    assert "training.num_train_steps=-1 must be 0 or more\ntraining.objective=auroc" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+# What only shows while reading.
+
+
+def test_a_label_that_is_neither_0_nor_1_stops_the_run_behind_a_checkpoint(tiny: Tiny):
+    columns = rows(48, seed=1)
+    columns["is_like"] = pa.array([0] * 40 + [2] + [0] * 7)  # row 8 of row group 2
+    write(tiny.root / PART_1, columns)
+    ended = tiny.train_elsewhere("training.num_train_steps=1000")
+    assert ended.returncode == 1
+    assert f"{tiny.root / PART_1}, row group 2: " in ended.stderr
+    assert "is_like" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    (last,) = tiny.steps()
+    assert max(tiny.logged()["loss"]) == last
+    assert f"step {last} is saved in {tiny.root / 'run'}" in ended.stderr + ended.stdout
+
+
+def damage(path: Path, row_group: int) -> None:
+    """Overwrites the pages of a row group's first column; the footer stays whole."""
+    chunk = pq.read_metadata(path).row_group(row_group).column(0)
+    start = chunk.dictionary_page_offset or chunk.data_page_offset
+    with path.open("r+b") as file:
+        file.seek(start)
+        file.write(b"\xff" * chunk.total_compressed_size)
+
+
+def test_a_damaged_row_group_stops_the_run_and_the_repaired_file_continues_it(tiny: Tiny):
+    # An update takes 24 rows, a row group holds 16: the third one begins within the second update.
+    settings = (
+        "training.gradient_accumulation=3",
+        "train_data.interleave_num_parallel_calls=1",
+        "train_data.examples_shuffle_buffer_size=16",
+    )
+    lane = Lane([[16, 16, 16], [16, 16, 16]], index=0, lanes=1, buffer=16, seed=0)
+    (third,) = lane.block_at(32).pieces
+    tiny.train(*settings, run="undisturbed")
+    path = tiny.root / f"train/part-{third.source}.parquet"
+    whole = path.read_bytes()
+    damage(path, third.row_group)
+    message = re.escape(f"{path}, row group {third.row_group}: ")
+    with pytest.raises(DataError, match=message):
+        tiny.train(*settings)
+    assert tiny.steps() == [1]
+    path.write_bytes(whole)
+    tiny.train(*settings)
+    assert tiny.logged()["loss"] == tiny.logged("undisturbed")["loss"]
+    undisturbed = tiny.state("undisturbed")["model"]
+    assert all(torch.equal(undisturbed[k], v) for k, v in tiny.state()["model"].items())
