@@ -52,7 +52,7 @@ def compose(*overrides: str, config_name: str = "train") -> DictConfig:
 class Composer(ConfigLoaderImpl):
     """Hydra's config loader; see the module's docstring for what it adds."""
 
-    _keys: Sequence[str] = ()
+    _composed: DictConfig = OmegaConf.create()
     _referred: frozenset[str] = frozenset()  # sections that the files' values refer to
     _sweep_dir: str | None = None
     _swept: list[str] | None = None  # what tells a sweep's job from the others
@@ -83,7 +83,7 @@ class Composer(ConfigLoaderImpl):
         for default in defaults:
             self._set_aside(cfg, default.config_path or "", repo)
         fill_templates(cfg)
-        self._keys = list(_dotted_keys(cfg))
+        self._composed = cfg
         self._referred = _referred_sections(cfg)
         return cfg
 
@@ -92,15 +92,17 @@ class Composer(ConfigLoaderImpl):
         group, _, choice = config_path.rpartition("/")
         if group.split("/")[0] not in ("model", "optimizer", "schedule"):
             return
-        known = {}
-        for name in self.list_groups_options(group):
+
+        def known(name: str) -> dict[str, Any]:
             loaded = repo.load_config(f"{group}/{name}")
+            content: Any = OmegaConf.to_container(loaded.config, resolve=False)
             package = loaded.header.get("package") or group.replace("/", ".")
-            known[name] = OmegaConf.to_container(loaded.config, resolve=False)
             for key in reversed(package.split(".")):
-                known[name] = {key: known[name]}
-        own = known.pop(choice)
-        _keep_known(cfg, own, list(known.values()))
+                content = {key: content}
+            return content
+
+        others = [name for name in repo.get_group_options(group) if name != choice]
+        _keep_known(cfg, known(choice), [known(name) for name in others])
 
     def load_sweep_config(self, master_config, sweep_overrides) -> DictConfig:
         """The config of one job of a sweep, which knows the folder of the whole."""
@@ -128,7 +130,7 @@ class Composer(ConfigLoaderImpl):
 
     def _unread(self, cfg: DictConfig, config_name: str | None) -> list[str]:
         """Sections that are missing, and those that nothing reads: misspelt, in a file or added."""
-        if "training" not in cfg and "training" not in self._keys:
+        if not any(name in cfg for name in SECTIONS):
             return []  # not a config of recap's verbs
         faults = [f"{name}: this section is missing" for name in SECTIONS if name not in cfg]
         known = [*SECTIONS, *TEMPLATES]
@@ -148,10 +150,10 @@ class Composer(ConfigLoaderImpl):
             key = getattr(error.__cause__, "full_key", None) or match[1]
             if "/" in key:
                 return f"{key}: there is no such group{_close(key, self._groups())}"
-            close = _close(key, [*self._keys, *self._groups()])
+            close = _close(key, _dotted_keys(self._composed) + self._groups())
             return f"{key}: there is no such key{close}; a new one takes a + before"
         if match := re.search(r"Could not delete.*?'([^']+)'.* (does not exist|defaults)", text):
-            close = _close(match[1], [*self._keys, *self._groups()])
+            close = _close(match[1], _dotted_keys(self._composed) + self._groups())
             return f"~{match[1]}: there is nothing of this name to take out{close}"
         if match := re.search(r"Could not find '([^']+)/([^'/]+)'", text):
             group, choice = match[1].removeprefix("/"), match[2]

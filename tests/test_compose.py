@@ -1,10 +1,11 @@
 import functools
+from pathlib import Path
 from typing import Any
 
 import hydra
 import pytest
 import torch
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from recap.compose import Refused, compose, run_name
@@ -15,12 +16,21 @@ SCHEDULES = ["constant", "linear_ramp", "linear_ramp_to_cosine", "piecewise_cons
 TOWERS = "optimizer.multi_task_learning_rates.tower_learning_rates"
 
 
+class Sections(dict[str, Any]):
+    """The sections of a config by name, each as plain values once it is asked for."""
+
+    def __init__(self, cfg: DictConfig) -> None:
+        self.cfg = cfg
+
+    def __missing__(self, name: str) -> Any:
+        self[name] = OmegaConf.to_container(self.cfg[name], resolve=True)
+        return self[name]
+
+
 @functools.cache
-def composed(*overrides: str) -> dict[str, Any]:
+def composed(*overrides: str) -> Sections:
     """The config of a command line, references resolved."""
-    plain = OmegaConf.to_container(compose(*overrides), resolve=True)
-    assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items()}
+    return Sections(compose(*overrides))
 
 
 def tower_rates(*overrides: str) -> dict[str, Any]:
@@ -313,6 +323,46 @@ def test_every_optimizer_steps_with_every_schedule(optimizer: str, schedule: str
     assert set(rates) == {"backbone", *towers}
     assert min(rates.values()) > 0
     assert not torch.equal(backbone.weight, before)
+
+
+# experiments and choices
+
+
+@pytest.mark.parametrize("backbone", ["mask_net", "none"])
+def test_an_experiments_numbers_for_another_choice_are_set_aside(backbone: str):
+    stated = composed("experiment=kuairand")["model"]["backbone"]
+    assert stated["layer_sizes"] != composed("model/backbone=mlp")["model"]["backbone"]
+    chosen = composed("experiment=kuairand", f"model/backbone={backbone}")["model"]["backbone"]
+    assert chosen == composed(f"model/backbone={backbone}")["model"]["backbone"]
+
+
+def test_an_experiment_may_state_an_optimizer_that_has_no_file(tmp_path: Path):
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment/rotated.yaml").write_text(
+        """
+        # @package _global_
+        defaults: [override /optimizer: sgd]
+        optimizer:
+          algorithm: {_target_: torch.optim.RAdam, betas: [0.8, 0.9]}
+        """.replace("\n        ", "\n").lstrip()
+    )
+    optimizer = composed(f"hydra.searchpath=[file://{tmp_path}]", "experiment=rotated")["optimizer"]
+    assert optimizer["algorithm"]["_target_"] == "torch.optim.RAdam"
+    assert optimizer["algorithm"]["betas"] == [0.8, 0.9]
+
+
+def test_a_choice_in_a_folder_of_the_users_own(tmp_path: Path):
+    (tmp_path / "optimizer").mkdir()
+    (tmp_path / "optimizer/radam.yaml").write_text(
+        "_target_: recap.optimizer.RecapOptimizerConfig\n"
+        "multi_task_learning_rates: null\n"
+        "single_task_learning_rate: null\n"
+        "algorithm: {_target_: torch.optim.RAdam, _partial_: true}\n"
+    )
+    search = f"hydra.searchpath=[file://{tmp_path}]"
+    optimizer = composed(search, "optimizer=radam", "experiment=kuairand")["optimizer"]
+    assert optimizer["algorithm"] == {"_target_": "torch.optim.RAdam", "_partial_": True}
+    assert "adam" not in optimizer
 
 
 # the model group
