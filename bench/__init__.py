@@ -1,0 +1,1 @@
+"""Programs that measure speed and memory and print tables; they assert nothing."""
