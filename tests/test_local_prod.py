@@ -1,0 +1,187 @@
+"""The composed local_prod has the numbers of the published experiment."""
+
+from typing import Any
+
+import hydra
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from recap.compose import compose
+from recap.model import HeavyRanker
+
+# task: dropout, tower's peak rate, ramp steps
+TASKS = {
+    "is_favorited": (None, 0.0008, 5000),
+    "is_good_clicked_convo_desc_favorited_or_replied": (None, 0.0001, 2000),
+    "is_good_clicked_convo_desc_v2": (None, 0.0002, 1000),
+    "is_negative_feedback_v2": (0.1, 0.0005, 5000),
+    "is_profile_clicked_and_profile_engaged": (None, 0.0003, 1000),
+    "is_replied": (None, 0.001, 1000),
+    "is_replied_reply_engaged_by_author": (None, 0.0001, 1000),
+    "is_report_tweet_clicked": (0.2, 0.0001, 3000),
+    "is_retweeted": (None, 0.0001, 1000),
+    "is_video_playback_50": (None, 0.003, 1000),
+}
+LABELS_WITHOUT_TOWER = ["is_bookmarked", "is_shared", "is_tweet_detail_dwelled_15_sec"]
+
+
+@pytest.fixture(scope="module")
+def cfg() -> dict[str, Any]:
+    plain = OmegaConf.to_container(compose("experiment=local_prod"), resolve=True)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def without_target(node: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in node.items() if not key.startswith("_")}
+
+
+def test_it_has_the_five_sections(cfg: dict[str, Any]):
+    assert {"training", "model", "train_data", "validation_data", "optimizer"} <= set(cfg)
+
+
+def test_training(cfg: dict[str, Any]):
+    training = cfg["training"]
+    assert training["num_train_steps"] == 10
+    assert training["num_eval_steps"] == 5
+    assert training["checkpoint_every_n"] == 5
+    assert training["checkpoint_max_to_keep"] is None
+    assert (training["train_log_every_n"], training["eval_log_every_n"]) == (1, 1)
+    assert training["initial_checkpoint_dir"] is None
+    assert training["gradient_accumulation"] is None
+
+
+def test_featurization(cfg: dict[str, Any]):
+    inputs = cfg["model"]["inputs"]
+    featurization = inputs["featurization"]
+    assert featurization["_target_"].endswith(".DoubleNormLog")
+    assert featurization["continuous_feature_names"] == ["continuous"]
+    assert featurization["feature_names_to_concat"] == ["binary"]
+    assert without_target(featurization["batch_norm_config"]) == {"affine": True, "momentum": 0.01}
+    assert featurization["clip_magnitude"] == 5.0
+    assert without_target(featurization["layer_norm_config"]) == {
+        "epsilon": 0.0,
+        "center": True,
+        "scale": True,
+    }
+    assert sorted(inputs["user_embeddings"]["feature_names"]) == [
+        "author_embedding",
+        "user_embedding",
+        "user_eng_embedding",
+    ]
+
+
+def test_backbone(cfg: dict[str, Any]):
+    assert cfg["model"]["multi_task_type"] == "share_all"
+    backbone = cfg["model"]["backbone"]
+    assert backbone["_target_"].endswith(".MaskNet")
+    assert backbone["use_parallel"] is True
+    assert [without_target(block) for block in backbone["mask_blocks"]] == [
+        {
+            "output_size": 1024,
+            "aggregation_size": 1024,
+            "reduction_factor": None,
+            "input_layer_norm": False,
+        }
+    ] * 4
+    assert backbone["mlp"]["layer_sizes"] == [2048]
+    assert backbone["mlp"]["final_layer_activation"] is True
+    assert backbone["mlp"]["init"] == "xavier_uniform"
+
+
+def test_towers(cfg: dict[str, Any]):
+    tasks = cfg["model"]["tasks"]
+    assert list(tasks) == list(TASKS)
+    for name, (dropout, _, _) in TASKS.items():
+        assert without_target(tasks[name]["tower"]) == {
+            "layer_sizes": [256, 128, 1],
+            "batch_norm": {
+                "_target_": "recap.model.norm.BatchNorm",
+                "affine": False,
+                "momentum": 0.1,
+            },
+            "dropout": dropout,
+            "final_layer_activation": False,
+            "init": "xavier_uniform",
+        }
+        assert tasks[name]["pos_weight"] == 1.0
+        assert tasks[name]["affine_map"] is None
+
+
+def test_learning_rates(cfg: dict[str, Any]):
+    rates = cfg["optimizer"]["multi_task_learning_rates"]
+    ramp = "recap.schedule.LinearRampToConstant"
+    assert rates["backbone_learning_rate"] == {
+        "_target_": ramp,
+        "learning_rate": 0.0001,
+        "num_ramp_steps": 1000,
+    }
+    assert rates["tower_learning_rates"] == {
+        name: {"_target_": ramp, "learning_rate": peak, "num_ramp_steps": steps}
+        for name, (_, peak, steps) in TASKS.items()
+    }
+    assert rates["table_learning_rates"] == {}
+
+
+def test_adam(cfg: dict[str, Any]):
+    adam = without_target(cfg["optimizer"]["adam"])
+    assert adam == {"beta_1": 0.95, "beta_2": 0.999, "epsilon": 1e-7}
+
+
+def test_train_data(cfg: dict[str, Any]):
+    data = cfg["train_data"]
+    assert data["global_batch_size"] == 128
+    assert data["examples_shuffle_buffer_size"] == 1024
+    cut = data["preprocess"]["truncate_and_slice"]
+    assert cut["continuous_feature_truncation"] == 2117
+    assert cut["binary_feature_truncation"] == 59
+
+
+def test_schema(cfg: dict[str, Any]):
+    schema = cfg["train_data"]["seg_dense_schema"]
+    dense = {name: without_target(group) for name, group in schema["dense"].items()}
+    recap, twhin = "home_recap_2022", "twhin"
+    follow, engagement = f"{twhin}_user_follow_embeddings", f"{twhin}_user_engagement_embeddings"
+    author = f"{twhin}_author_follow_embeddings"
+    assert {name: (group["column"], group["length"]) for name, group in dense.items()} == {
+        "continuous": (f"{recap}_cont__segdense_vals", 6000),
+        "binary": (f"{recap}_binary__segdense_vals", 512),
+        "discrete": (f"{recap}_discrete__segdense_vals", 320),
+        "author_embedding": (f"original_author.timelines.{author}.{author}", 200),
+        "user_embedding": (f"user.timelines.{follow}.{follow}", 200),
+        "user_eng_embedding": (f"user.timelines.{engagement}.{engagement}", 200),
+    }
+    assert {name: group["dtype"] for name, group in dense.items()} == {
+        **dict.fromkeys(dense, "float32"),
+        "binary": "int64",
+        "discrete": "int64",
+    }
+    assert schema["labels"] == {
+        task: f"recap.engagement.{task}" for task in sorted([*TASKS, *LABELS_WITHOUT_TOWER])
+    }
+
+
+def test_twelve_partitions(cfg: dict[str, Any]):
+    partitions = cfg["validation_data"]
+    assert list(partitions) == ["validation", "train", *TASKS]
+    assert {name: data["evaluation_tasks"] for name, data in partitions.items()} == {
+        "validation": None,
+        "train": None,
+        **{task: [task] for task in TASKS},
+    }
+    assert {data["global_batch_size"] for data in partitions.values()} == {128}
+    schema = cfg["train_data"]["seg_dense_schema"]
+    assert all(data["seg_dense_schema"] == schema for data in partitions.values())
+
+
+def test_the_model_reads_2776_inputs_and_has_48_million_parameters():
+    cfg = compose("experiment=local_prod")
+    schema = hydra.utils.instantiate(cfg.train_data.seg_dense_schema, _convert_="object")
+    for step in cfg.train_data.preprocess.values():
+        schema = hydra.utils.instantiate(step).schema(schema)
+    with torch.device("meta"):
+        ranker = hydra.utils.instantiate(cfg.model, _convert_="object")(schema)
+    assert isinstance(ranker, HeavyRanker)
+    assert ranker.in_features == 2117 + 59 + 3 * 200 == 2776
+    assert sum(p.numel() for p in ranker.parameters()) == 48_115_108
