@@ -1,0 +1,66 @@
+"""The commands as a user types them, each in a process and a folder of its own."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", *arguments],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def test_the_composed_config_is_printed_with_everything_filled_in(tmp_path: Path):
+    done = command(
+        *("recap.train", "--cfg", "job", "--resolve"),
+        *("experiment=kuairand", "optimizer=sgd", "schedule=constant"),
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    cfg = yaml.safe_load(done.stdout)
+    assert {"training", "model", "train_data", "validation_data", "optimizer"} <= set(cfg)
+    rates = cfg["optimizer"]["multi_task_learning_rates"]["tower_learning_rates"]
+    assert list(rates) == list(cfg["model"]["tasks"])
+    assert rates["like"]["_target_"] == "recap.schedule.Constant"
+    assert "${" not in done.stdout
+    assert list(tmp_path.iterdir()) == []  # to look is not to run
+
+
+def test_all_that_is_misspelt_is_refused_without_a_trace(tmp_path: Path):
+    done = command("recap.train", "training.sede=3", "optimizer=adm", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "training.sede: there is no such key; close: training.seed" in done.stderr
+    assert "optimizer=adm: there is no such choice; close: adam" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "says"),
+    [
+        ("recap.train", "Trains the ranker that an experiment describes"),
+        ("recap.data.synthetic", "Writes a data set of the experiment's schema"),
+        ("recap.data.convert", "Turns tables of CSV or Parquet files"),
+    ],
+)
+def test_help_says_what_the_command_does_its_groups_and_two_examples(
+    module: str, says: str, tmp_path: Path
+):
+    done = command(module, "--help", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(says)
+    assert done.stdout.count(f"  python -m {module} ") == 2
+    assert "optimizer: adagrad, adam, adamw, sgd\n" in done.stdout
+    assert "experiment: kuairand, local_prod" in done.stdout
