@@ -14,6 +14,7 @@ import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -58,12 +59,12 @@ def save(
             _remove(final)
         aside.rename(final)
         _sync_folder(folder)
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+    except (OSError, RuntimeError) as error:
         shutil.rmtree(aside, ignore_errors=True)  # a full disk needs the room
         last = latest(save_dir)
         raise CheckpointError(
             f"training.save_dir: the checkpoint of step {step} could not be written to {final}: "
-            f"{str(error).splitlines()[0]}; last good checkpoint: {last.name if last else 'none'}"
+            f"{_reason(error)}; last good checkpoint: {last.name if last else 'none'}"
         ) from error
     if max_to_keep is not None:
         for old in _all(save_dir)[:-max_to_keep]:
@@ -98,9 +99,15 @@ def load(checkpoint: Path) -> dict[str, Any]:
     """
     try:
         return torch.load(checkpoint / "state.pt", map_location="cpu", weights_only=True)
+    except UnpicklingError as error:  # torch's own message advises to run what is in the file
+        raise CheckpointError(
+            f"{checkpoint / 'state.pt'} cannot be loaded: it holds something else than tensors and "
+            "plain values, and none of it was run; take it only from a run of recap"
+        ) from error
     except Exception as error:
         raise CheckpointError(
-            f"{checkpoint / 'state.pt'} cannot be loaded: {str(error).splitlines()[0]}"
+            f"{checkpoint / 'state.pt'} cannot be loaded, it is damaged ({_reason(error)}); "
+            f"without the folder {checkpoint.name} the run continues from the checkpoint before it"
         ) from error
 
 
@@ -156,8 +163,8 @@ def restore_model(weights: Mapping[str, Tensor], model: nn.Module) -> None:
     ]
     if differences:
         raise CheckpointError(
-            "the checkpoint is of another architecture; these differ:\n  "
-            + "\n  ".join(differences)
+            "the checkpoint is of another architecture; return to it or name another folder; "
+            "these differ:\n  " + "\n  ".join(differences)
         )
     model.load_state_dict(weights)
 
@@ -199,6 +206,14 @@ def _all(save_dir: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     return sorted(path for path in folder.iterdir() if _NAME.fullmatch(path.name))
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of what went wrong: torch hides a full disk behind a complaint of its own."""
+    hidden: BaseException | None = error
+    while hidden is not None and not isinstance(hidden, OSError):
+        hidden = hidden.__context__
+    return (str(hidden or error).splitlines() or [type(error).__name__])[0]
 
 
 def _remove(checkpoint: Path) -> None:

@@ -168,7 +168,7 @@ def _start(experiment: Experiment) -> Place:
             _observe(experiment)
     except checkpoint.CheckpointError as error:
         key = "save_dir" if latest is not None else "initial_checkpoint_dir"
-        raise Refused([f"training.{key}: {error}"]) from error
+        raise Refused([f"training.{key}={getattr(training, key)}: {error}"]) from error
     return Place(step=0, position=0)
 
 

@@ -1,0 +1,313 @@
+"""Runs that end early and go on: by a kill, a signal, a full disk; the result is the same."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import torch
+from mlflow import MlflowClient
+from tiny import ENVIRONMENT, HERE, Tiny
+
+import recap.train
+from recap.checkpoint import CheckpointError
+from recap.compose import Refused
+from recap.tracking.mlflow import MlflowTracker
+from recap.train import Stopped
+
+SIX = "training.num_train_steps=6"
+THREE = "training.num_train_steps=3"
+
+
+def assert_same(one: Any, other: Any, place: str = "") -> None:
+    """Bit for bit, at every place of two checkpoints."""
+    assert type(one) is type(other), place
+    if isinstance(one, dict):
+        assert list(one) == list(other), place
+        for key in one:
+            assert_same(one[key], other[key], f"{place}.{key}")
+    elif isinstance(one, torch.Tensor):
+        assert torch.equal(one, other), place
+    else:
+        assert one == other, place
+
+
+def assert_same_runs(tiny: Tiny, one: str, other: str) -> None:
+    """The last checkpoint and every logged loss and rate."""
+    assert_same(tiny.state(one), tiny.state(other))
+    for name in ("loss", "loss/like", "loss/follow", "loss/reply", "lr/backbone", "lr/reply"):
+        assert tiny.logged(one)[name] == tiny.logged(other)[name], name
+
+
+# A stop at a step, in this process.
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        (),
+        ("training.gradient_accumulation=2",),
+        ("train_data.prefetch_batches=16",),
+        ("train_data.global_batch_size=24",),  # the third step is in the first epoch, the last not
+        ("optimizer=sgd",),
+        ("training.train_log_every_n=2", "training.precision=bf16"),
+    ],
+    ids=["plain", "accumulation", "read-ahead", "epochs", "sgd", "bf16"],
+)
+def test_six_steps_are_three_and_three(tiny: Tiny, settings: tuple[str, ...]):
+    each = "training.checkpoint_every_n=3"  # a report is made at every save, so both make it there
+    tiny.train(SIX, each, *settings, run="at once")
+    tiny.train(THREE, each, *settings)
+    tiny.train(SIX, each, *settings)
+    assert tiny.steps() == [3, 6]
+    assert_same_runs(tiny, "run", "at once")
+
+
+def test_a_checkpoint_lies_within_an_epoch(tiny: Tiny):
+    tiny.train(THREE, "training.gradient_accumulation=2")
+    assert tiny.state()["position"] == 3 * 2 * 8  # rows, of 96
+
+
+def test_a_finished_run_that_is_started_again_is_only_evaluated(tiny: Tiny):
+    objective = "training.objective=valid/mean/log_loss"
+    first = tiny.train(THREE, objective)
+    state = tiny.state()
+    assert tiny.train(THREE, objective) == first
+    assert_same(tiny.state(), state)
+    assert list(tiny.logged()["loss"]) == [1, 2, 3]
+
+
+def test_a_rate_that_was_changed_in_between_wins(tiny: Tiny):
+    tiny.train(THREE)
+    before = tiny.state()["model"]
+    tiny.train(SIX, "schedule.curve.learning_rate=0.0", "schedule.towers.reply.learning_rate=0.5")
+    logged = tiny.logged()
+    assert logged["lr/like"] == {1: 0.0, 2: 0.0025, 3: 0.005, 4: 0.0, 5: 0.0, 6: 0.0}
+    assert logged["lr/reply"] == {1: 0.0, 2: 0.005, 3: 0.01, 4: 0.375, 5: 0.5, 6: 0.5}
+    after = tiny.state()["model"]
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    trained = {name for name in moved if "running_" not in name and "num_batches" not in name}
+    assert trained
+    assert all(name.startswith("towers.reply.") for name in trained)
+
+
+def test_an_architecture_that_was_changed_in_between_is_refused(tiny: Tiny):
+    tiny.train(THREE)
+    with pytest.raises(Refused) as refused:
+        tiny.train(SIX, "model.backbone.layer_sizes=[16,4]", "~model.inputs.embeddings")
+    first, *differences = str(refused.value).splitlines()
+    assert first == (
+        f"training.save_dir={tiny.root / 'run'}: the checkpoint is of another architecture; "
+        "return to it or name another folder; these differ:"
+    )
+    assert "  inputs.embeddings.tables.video.weight: in the checkpoint only" in differences
+    assert "  towers.like.layers.0.weight: [8, 8] in the checkpoint, [8, 4] in the model" in (
+        differences
+    )
+    assert tiny.steps() == [3]
+
+
+def test_another_optimizer_is_refused(tiny: Tiny):
+    tiny.train(THREE)
+    with pytest.raises(Refused, match="the checkpoint holds exp_avg, exp_avg_sq, step per param"):
+        tiny.train(SIX, "optimizer=sgd")
+
+
+def test_a_damaged_checkpoint_is_refused_and_without_it_the_run_continues(tiny: Tiny):
+    each = "training.checkpoint_every_n=1"
+    tiny.train(SIX, each, run="at once")
+    tiny.train(THREE, each)
+    last = tiny.root / "run/checkpoints/step-00000003"
+    (last / "state.pt").write_bytes((last / "state.pt").read_bytes()[:1000])
+    with pytest.raises(Refused, match=r"without the folder step-00000003 the run continues from"):
+        tiny.train(SIX, each)
+    shutil.rmtree(last)
+    tiny.train(SIX, each)
+    assert_same_runs(tiny, "run", "at once")
+
+
+def test_old_checkpoints_are_pruned(tiny: Tiny):
+    tiny.train(SIX, "training.checkpoint_every_n=1", "training.checkpoint_max_to_keep=2")
+    assert tiny.steps() == [5, 6]
+
+
+# Weights from another run.
+
+
+@pytest.mark.parametrize("named", ["first", "first/checkpoints/step-00000003"])
+def test_a_warm_start_takes_the_weights_and_nothing_else(tiny: Tiny, named: str):
+    tiny.train(THREE, run="first")
+    tiny.train(f"training.initial_checkpoint_dir={tiny.root / named}", "training.num_train_steps=1")
+    assert tiny.logged()["lr/like"] == {1: 0.0}  # the ramp begins anew, so nothing has moved yet
+    state, first = tiny.state(), tiny.state("first")
+    assert state["step"] == 1
+    assert state["position"] == 8
+    for name in first["optimizer"]:
+        assert torch.equal(state["model"][name], first["model"][name])
+
+
+def test_a_run_that_was_warm_started_continues_from_its_own_checkpoint(tiny: Tiny):
+    tiny.train(THREE, run="first")
+    warm = f"training.initial_checkpoint_dir={tiny.root / 'first'}"
+    tiny.train(warm, SIX, run="at once")
+    tiny.train(warm, THREE)
+    tiny.train(warm, SIX)
+    assert_same_runs(tiny, "run", "at once")
+
+
+def test_a_warm_start_from_another_architecture_is_refused(tiny: Tiny):
+    tiny.train(THREE, run="first")
+    with pytest.raises(Refused, match=r"training\.initial_checkpoint_dir=.*another architecture"):
+        tiny.train(
+            f"training.initial_checkpoint_dir={tiny.root / 'first'}",
+            "model.backbone.layer_sizes=[16,4]",
+        )
+
+
+def test_a_warm_start_from_nowhere_is_refused(tiny: Tiny):
+    with pytest.raises(Refused, match=r"training\.initial_checkpoint_dir: nowhere is neither a"):
+        tiny.train("training.initial_checkpoint_dir=nowhere")
+
+
+# Kills, signals, a full disk.
+
+
+DIES_IN_A_SAVE = """
+import os, pathlib, signal, torch
+from recap.train import main
+
+def die_writing(state, file, save=torch.save):
+    if state["step"] == 4:
+        file.write(b"half of it")
+        file.flush()
+        os.kill(os.getpid(), signal.SIGKILL)
+    save(state, file)
+
+def die_renaming(path, target, rename=pathlib.Path.rename):
+    if path.name == ".writing-step-00000004":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return rename(path, target)
+
+if os.environ["DIES"] == "writing":
+    torch.save = die_writing
+else:
+    pathlib.Path.rename = die_renaming
+main()
+"""
+
+
+@pytest.mark.parametrize("dies", ["writing", "renaming"])
+def test_a_kill_in_the_middle_of_a_save_costs_the_steps_since_the_save_before(
+    tiny: Tiny, dies: str
+):
+    each = "training.checkpoint_every_n=2"
+    tiny.train(SIX, each, run="at once")
+    arguments = [f"--config-dir={HERE / 'conf'}", *tiny.overrides(SIX, each)]
+    killed = subprocess.run(
+        [sys.executable, "-c", DIES_IN_A_SAVE, *arguments],
+        env={**ENVIRONMENT, "DIES": dies},
+        cwd=tiny.root,
+        capture_output=True,
+    )
+    assert killed.returncode == -signal.SIGKILL
+    assert tiny.steps() == [2]
+    assert (tiny.root / "run/checkpoints/.writing-step-00000004").is_dir()
+    tiny.train(SIX, each)
+    assert tiny.steps() == [2, 4, 6]
+    assert not list((tiny.root / "run/checkpoints").glob(".*"))
+    assert_same_runs(tiny, "run", "at once")
+
+
+def interrupted(tiny: Tiny, *overrides: str, by: signal.Signals) -> tuple[int, str]:
+    """Exit code and output of an endless run that gets a signal after its third step."""
+    lines = []
+    with subprocess.Popen(
+        tiny.command("training.num_train_steps=1000000", *overrides),
+        env=ENVIRONMENT,
+        cwd=tiny.root,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            lines.append(line)
+            if line.startswith("step 3/"):
+                process.send_signal(by)
+    return process.returncode, "".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("by", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["SIGINT", "SIGTERM"]
+)
+def test_a_signal_leaves_a_checkpoint_of_its_step(tiny: Tiny, by: signal.Signals, exit_code: int):
+    ended, output = interrupted(tiny, "training.eval_log_every_n=1000000", by=by)
+    assert ended == exit_code
+    assert "Traceback" not in output
+    assert f"{by.name}: stopping after this step; once more stops without saving" in output
+    (last,) = tiny.steps()
+    assert f"{by.name} came; step {last} is saved, the same command continues" in output
+    assert list(tiny.logged()["loss"]) == list(range(1, last + 1))
+
+    further = f"training.num_train_steps={last + 2}"
+    tiny.train(further)
+    tiny.train(further, run="at once")
+    assert_same_runs(tiny, "run", "at once")
+
+
+def test_a_signal_during_an_evaluation_is_heard_after_the_next_step(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+):
+    evaluate = recap.train.evaluate
+
+    def interrupted_evaluate(*arguments: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGINT)
+        return evaluate(*arguments)
+
+    monkeypatch.setattr(recap.train, "evaluate", interrupted_evaluate)
+    with pytest.raises(Stopped, match="SIGINT came; step 3 is saved"):
+        tiny.train(SIX, "training.eval_log_every_n=2")
+    assert tiny.steps() == [3]
+
+
+def test_a_run_that_a_signal_ended_is_tracked_as_killed_and_its_continuation_as_finished(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    folder = tiny.root / "runs"
+    tracker = MlflowTracker(folder=str(folder), system_metrics=False)
+    tracker.open_sweep(tiny.root / "first")  # makes the database
+    client = MlflowClient(tracker.store())
+    mlflow = ("tracking=mlflow", f"tracking.folder={folder}", "tracking.system_metrics=false")
+    ended, output = interrupted(tiny, *mlflow, by=signal.SIGTERM)
+    assert ended == 143, output
+    run_id = (tiny.root / "run/mlflow_run_id").read_text().splitlines()[0]
+    assert client.get_run(run_id).info.status == "KILLED"
+    (last,) = tiny.steps()
+    tiny.train(*mlflow, f"training.num_train_steps={last + 1}")
+    assert client.get_run(run_id).info.status == "FINISHED"
+    history = client.get_metric_history(run_id, "loss")
+    assert [metric.step for metric in history] == list(range(1, last + 2))
+
+
+def test_a_full_disk_stops_the_run_and_with_room_it_continues(tiny: Tiny):
+    each = "training.checkpoint_every_n=1"
+    tiny.train(SIX, each, run="at once")
+    tiny.train(THREE, each)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))  # a checkpoint has about 60 kB
+    try:
+        message = r"checkpoint of step 4 .* File too large; last good checkpoint: step-00000003"
+        with pytest.raises(CheckpointError, match=message):
+            tiny.train(SIX, each)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert tiny.steps() == [1, 2, 3]
+    tiny.train(SIX, each)
+    assert_same_runs(tiny, "run", "at once")
