@@ -6,14 +6,11 @@ Started again in the same run directory, it continues the run: same weights, sam
 from __future__ import annotations
 
 import logging
-import math
 import signal
-import threading
 from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 import torch
 from hydra.core.hydra_config import HydraConfig
@@ -29,23 +26,13 @@ from recap.check import Experiment, prepare
 from recap.compose import Refused, hydra_command
 from recap.console import Progress, metrics_table
 from recap.data.files import DataError
+from recap.divergence import LossWindow, refuse_divergence
 from recap.evaluate import Results, evaluate, flat, objective, shown
 from recap.optimizer import set_learning_rates
+from recap.signals import Stopped, stop_signals
 from recap.tracking import Run
 
 log = logging.getLogger(__name__)
-
-
-class Diverged(CompactHydraException, ArithmeticError):
-    """A loss or a weight that became nan or infinite; names it, the steps, the last checkpoint."""
-
-
-class Stopped(KeyboardInterrupt):
-    """A run that Ctrl-C or SIGTERM ended, behind a checkpoint of its last step."""
-
-    def __init__(self, came: signal.Signals, step: int) -> None:
-        super().__init__(f"{came.name} came; step {step} is saved, the same command continues")
-        self.exit_code = 128 + came  # as a shell reports a process that a signal ended
 
 
 @dataclass
@@ -102,13 +89,13 @@ def train(cfg: DictConfig) -> float | None:
 def fit(experiment: Experiment, run: Run, progress: Progress, at: Place) -> Results:
     """The training loop, from ``at`` to the last step; returns the last evaluation."""
     training, ranker, optimizer = experiment.training, experiment.ranker, experiment.optimizer
-    window = _LossWindow(ranker.tasks, at.step)
+    window = LossWindow(ranker.tasks, at.step)
     results: Results = {}
     stop = None
     ranker.train()
     with (
         closing(_batches(experiment, at.position)) as batches,
-        _stop_signals() as signals,
+        stop_signals() as signals,
         _saved_on_data_error(experiment, run, at),
     ):
         while at.step < training.num_train_steps and not stop:
@@ -129,11 +116,11 @@ def fit(experiment: Experiment, run: Run, progress: Progress, at: Place) -> Resu
             evaluate_due = at.step % training.eval_log_every_n == 0 or finished
             save_due = at.step % training.checkpoint_every_n == 0 or finished or stop is not None
             if log_due or evaluate_due or save_due:
-                losses = window.close(at, rates, experiment.save_dir)
+                losses = window.close(at.step, rates, experiment.save_dir)
                 speed = {"examples_per_s": progress.report(losses["loss"])} if log_due else {}
                 run.log(at.step, {**losses, **_named("lr", rates), **_values(norm), **speed})
             if evaluate_due or save_due:
-                _refuse_divergence(experiment, at)
+                refuse_divergence(optimizer, at.step, experiment.save_dir)
             if evaluate_due:
                 with progress.aside():
                     results = evaluate(ranker, experiment.validation_data, training)
@@ -226,77 +213,6 @@ def _save(experiment: Experiment, run: Run, at: Place) -> None:
     checkpoint.save(experiment.save_dir, step=at.step, state=state, max_to_keep=keep)
 
 
-class _LossWindow:
-    """Mean losses since the last report; summed on the device, so that no step waits for it."""
-
-    def __init__(self, tasks: tuple[str, ...], step: int) -> None:
-        self._names = ["loss", *(f"loss/{task}" for task in tasks)]
-        self._first_step = step
-        self._parts: list[Tensor] = []
-
-    def add(self, losses: Tensor) -> None:
-        """Counts in a batch's [1 + T] losses."""
-        self._parts.append(losses)
-
-    def close(self, at: Place, rates: dict[str, float], save_dir: Path) -> dict[str, float]:
-        """The means by name; the next window begins.
-
-        Raises:
-            Diverged: one of them is no finite number.
-        """
-        means = torch.stack(self._parts).mean(0).tolist()
-        losses = dict(zip(self._names, means, strict=True))
-        for name, value in losses.items():
-            if name != "loss" and not math.isfinite(value):
-                task = name.removeprefix("loss/")
-                raise Diverged(
-                    f"{name} became {value} between steps {self._first_step} and {at.step}; "
-                    f"lr/{task} was {rates[task]:.1e}; {_last_good(save_dir)}"
-                )
-        self._first_step, self._parts = at.step, []
-        return losses
-
-
-def _refuse_divergence(experiment: Experiment, at: Place) -> None:
-    """The last update may have ruined the weights behind a loss that was still finite."""
-    for group in experiment.optimizer.param_groups:
-        if not all(parameter.isfinite().all() for parameter in group["params"]):
-            name = group["name"]
-            raise Diverged(
-                f"weights of {name} became nan or infinite by step {at.step}; "
-                f"lr/{name} was {group['lr']:.1e}; {_last_good(experiment.save_dir)}"
-            )
-
-
-def _last_good(save_dir: Path) -> str:
-    last = checkpoint.latest(save_dir)
-    return f"last good checkpoint: {last.name if last else 'none'}"
-
-
-@contextmanager
-def _stop_signals() -> Iterator[list[signal.Signals]]:
-    """A list that is empty until Ctrl-C or SIGTERM comes, and then holds it.
-
-    The second signal takes its usual effect at once.
-    """
-    came: list[signal.Signals] = []
-    before = {}
-
-    def note(number: int, frame: FrameType | None) -> None:
-        came.append(signal.Signals(number))
-        log.info("%s: stopping after this step; once more stops without saving", came[0].name)
-        signal.signal(number, before[number])
-
-    if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGINT, signal.SIGTERM):
-            before[number] = signal.signal(number, note)
-    try:
-        yield came
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 @contextmanager
 def _saved_on_data_error(experiment: Experiment, run: Run, at: Place) -> Iterator[None]:
     """A data file that turns out damaged ends the run, but not without what was learned."""
@@ -305,7 +221,7 @@ def _saved_on_data_error(experiment: Experiment, run: Run, at: Place) -> Iterato
         yield
     except DataError:
         if at.step > started:
-            _refuse_divergence(experiment, at)
+            refuse_divergence(experiment.optimizer, at.step, experiment.save_dir)
             _save(experiment, run, at)
             log.info("step %d is saved in %s", at.step, experiment.save_dir)
         raise

@@ -6,7 +6,7 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from recap.check import binding_faults
+from recap.binding import binding_faults
 from recap.compose import CONF, compose
 
 GROUPS = ("data", "experiment", "model", "optimizer", "schedule", "task", "tracking", "training")

@@ -11,9 +11,9 @@ MODULES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.py"))
 
 VOCABULARY = {"schema", "batch"}
 PARTS = {"data", "model", "optimizer", "schedule", "loss", "metrics", "training"}
-SERVICES = {"checkpoint", "tracking", "console"}
-COMPOSITION = {"compose", "templates"}  # the command line: what verbs are made with
-VERBS = {"train", "evaluate", "check", "sweep"}
+SERVICES = {"distributed", "checkpoint", "tracking", "console", "signals"}
+COMPOSITION = {"compose", "templates", "binding"}  # the command line: what verbs are made with
+VERBS = {"train", "evaluate", "check", "sweep", "divergence"}
 
 # verbs that live beside the part that they run; only their command may reach out of it, see below
 COMMANDS = {Path("data/synthetic.py"), Path("data/convert.py")}

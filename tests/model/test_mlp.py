@@ -69,8 +69,10 @@ def test_a_momentum_outside_its_range_is_refused(momentum):
 
 
 def test_weights_start_within_the_bound_of_their_init():
-    xavier = MLP(100, [50], init="xavier_uniform").layers[0].weight.abs().max()
-    fan_in = MLP(100, [50], init="fan_in_uniform").layers[0].weight.abs().max()
+    xavier, fan_in = (
+        next(MLP(100, [50], init=init).parameters()).abs().max()
+        for init in ("xavier_uniform", "fan_in_uniform")
+    )
     assert 0.19 < xavier <= (6 / 150) ** 0.5  # 0.2
     assert 0.09 < fan_in <= 0.1
     with pytest.raises(ValueError, match="init='zeros' must be xavier_uniform or fan_in_uniform"):

@@ -1,0 +1,92 @@
+"""Whether the ``_target_`` nodes of a config can be called: names and types, before anything is."""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Iterator
+from difflib import get_close_matches
+from typing import Any
+
+import hydra
+import typeguard
+
+
+def binding_faults(node: Any, path: str) -> Iterator[str]:
+    """What keeps the ``_target_`` nodes at and below ``node`` from being called: names, types."""
+    if isinstance(node, list):
+        for index, item in enumerate(node):
+            yield from binding_faults(item, f"{path}.{index}")
+    if not isinstance(node, dict):
+        return
+    for key, value in node.items():
+        yield from binding_faults(value, f"{path}.{key}" if path else str(key))
+    if "_target_" not in node:
+        return
+    try:
+        target = hydra.utils.get_object(node["_target_"])
+        parameters = inspect.signature(target).parameters
+        hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
+    except (ImportError, ValueError, TypeError, NameError, AttributeError) as error:
+        if isinstance(error, TypeError | NameError | AttributeError):
+            return  # a target whose annotations cannot be read is left to its own checks
+        reason = (str(error).splitlines() or [""])[0]
+        yield f"{path}._target_: {node['_target_']!r} cannot be imported: {reason}"
+        return
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    given = {key: value for key, value in node.items() if not _is_hydras(key)}
+    for key, value in given.items():
+        if key not in parameters and not open_ended:
+            close = get_close_matches(key, parameters, n=1) or [", ".join(parameters)]
+            yield f"{path}.{key}: {node['_target_']} takes no such key; close: {close[0]}"
+        elif key in hints and (fault := _type_fault(value, hints[key])):
+            yield f"{path}.{key}={value!r}: {fault}"
+    if not node.get("_partial_"):
+        for name, parameter in parameters.items():
+            required = parameter.default is parameter.empty and parameter.kind not in (
+                parameter.VAR_KEYWORD,
+                parameter.VAR_POSITIONAL,
+            )
+            if required and name not in given and name != "self":
+                yield f"{path}.{name}: missing; {node['_target_']} needs it"
+
+
+def _is_hydras(key: Any) -> bool:
+    return key in ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")
+
+
+def _type_fault(value: Any, hint: Any) -> str | None:
+    """Why a plain value cannot be what is annotated; nodes become objects and are not judged."""
+    if _holds_target(value):
+        return None
+    forms = [value, tuple(value)] if isinstance(value, list) else [value]  # YAML has no tuples
+    if any(_fits(form, hint) for form in forms):
+        return None
+    wanted = getattr(hint, "__name__", None) if inspect.isclass(hint) else None
+    return f"must be {wanted or _in_words(hint)}"
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    try:
+        typeguard.check_type(
+            value, hint, collection_check_strategy=typeguard.CollectionCheckStrategy.ALL_ITEMS
+        )
+    except typeguard.TypeCheckError:
+        return False
+    except Exception:  # an annotation beyond typeguard: the target's own checks remain
+        return True
+    return True
+
+
+def _in_words(hint: Any) -> str:
+    """An annotation as a person reads it: "one of mean, sum" or "float or null"."""
+    if typing.get_origin(hint) is typing.Literal:
+        return f"one of {', '.join(map(str, typing.get_args(hint)))}"
+    words = str(hint).replace("typing.", "").replace("collections.abc.", "")
+    return words.replace(" | None", " or null")
+
+
+def _holds_target(value: Any) -> bool:
+    if isinstance(value, dict):
+        return "_target_" in value or any(_holds_target(item) for item in value.values())
+    return isinstance(value, list) and any(_holds_target(item) for item in value)

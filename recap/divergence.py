@@ -1,0 +1,63 @@
+"""Losses and weights that stop being numbers: noticed before they are saved, and told precisely."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch
+from hydra.errors import CompactHydraException
+from torch import Tensor
+
+from recap import checkpoint
+
+
+class Diverged(CompactHydraException, ArithmeticError):
+    """A loss or a weight that became nan or infinite; names it, the steps, the last checkpoint."""
+
+
+class LossWindow:
+    """Mean losses since the last report; summed on the device, so that no step waits for it."""
+
+    def __init__(self, tasks: tuple[str, ...], step: int) -> None:
+        self._names = ["loss", *(f"loss/{task}" for task in tasks)]
+        self._first_step = step
+        self._parts: list[Tensor] = []
+
+    def add(self, losses: Tensor) -> None:
+        """Counts in a batch's [1 + T] losses."""
+        self._parts.append(losses)
+
+    def close(self, step: int, rates: dict[str, float], save_dir: Path) -> dict[str, float]:
+        """The means by name; the next window begins.
+
+        Raises:
+            Diverged: one of them is no finite number.
+        """
+        means = torch.stack(self._parts).mean(0).tolist()
+        losses = dict(zip(self._names, means, strict=True))
+        for name, value in losses.items():
+            if name != "loss" and not math.isfinite(value):
+                task = name.removeprefix("loss/")
+                raise Diverged(
+                    f"{name} became {value} between steps {self._first_step} and {step}; "
+                    f"lr/{task} was {rates[task]:.1e}; {_last_good(save_dir)}"
+                )
+        self._first_step, self._parts = step, []
+        return losses
+
+
+def refuse_divergence(optimizer: torch.optim.Optimizer, step: int, save_dir: Path) -> None:
+    """The last update may have ruined the weights behind a loss that was still finite."""
+    for group in optimizer.param_groups:
+        if not all(parameter.isfinite().all() for parameter in group["params"]):
+            name = group["name"]
+            raise Diverged(
+                f"weights of {name} became nan or infinite by step {step}; "
+                f"lr/{name} was {group['lr']:.1e}; {_last_good(save_dir)}"
+            )
+
+
+def _last_good(save_dir: Path) -> str:
+    last = checkpoint.latest(save_dir)
+    return f"last good checkpoint: {last.name if last else 'none'}"
