@@ -4,7 +4,7 @@
                                [part_rows=1024] [repetitions=5] [overrides of recap.train]
 
 Without ``directory`` the data set is written to a temporary folder and removed. A part is measured
-on ``part_rows`` rows a repetition, or on 4 steps if these are more.
+on ``part_rows`` rows a repetition, or on 4 steps if these are more rows.
 """
 
 from __future__ import annotations

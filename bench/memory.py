@@ -25,6 +25,7 @@ from recap.data.synthetic import write_synthetic
 
 DEFAULTS = {"small_gb": "0.4", "large_gb": "1.6", "directory": "", "batch_size": "1024"}
 ROW_BYTES = 21_200  # of a written row on disk
+FILE_ROWS = 8192  # about two full row groups, so that both data sets differ in their number only
 READ = "read"  # the first argument of the processes that read
 
 
@@ -39,9 +40,9 @@ def main() -> None:
         for size in (settings["small_gb"], settings["large_gb"]):
             root = f"{folder}/{size}"
             schema = instantiate(compose(*overrides).train_data.seg_dense_schema)
-            report = write_synthetic(
-                schema, f"{root}/train", rows=int(float(size) * 1e9 / ROW_BYTES), files=4
-            )
+            num_rows = int(float(size) * 1e9 / ROW_BYTES)
+            files = max(1, num_rows // FILE_ROWS)
+            report = write_synthetic(schema, f"{root}/train", rows=num_rows, files=files)
             what = (f"{report.num_bytes / 1e9:.2f} GB", f"{report.rows:,}")
             rows.append((*what, *_in_fresh_process([*overrides, f"data_root={root}"], epochs=1)))
         rows.insert(0, ("nothing", "0", *_in_fresh_process(overrides, epochs=0)))

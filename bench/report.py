@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import resource
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -42,8 +41,14 @@ def conditions() -> str:
 
 
 def peak_memory_mb() -> float:
-    """The most memory this process has had resident so far, in MB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+    """The most memory this process has had resident so far, in MB.
+
+    Not getrusage's ru_maxrss, which a child process inherits from the process that started it.
+    """
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024 / 1e6
+    raise OSError("/proc/self/status names no VmHWM")
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
