@@ -38,6 +38,13 @@ def test_the_tiny_experiment_has_no_fault(tiny: Tiny):
     assert prepare(tiny.config()).ranker.tasks == ("like", "follow", "reply")
 
 
+def test_several_processes_are_refused_instead_of_training_the_same_run_twice(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert "2 processes were started: a run is one process" in fault(tiny)
+
+
 # Files: one of two is not what the schema says.
 
 
