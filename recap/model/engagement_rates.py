@@ -102,8 +102,9 @@ class EngagementRates(nn.Module):
         for key in self.keys:
             bag = batch.sparse[key]
             row = _row_of(bag)
-            index = (fold[row], bag.slots)
-            self.counts.get_buffer(module_key(key)).index_put_(index, seen[row], accumulate=True)
+            counts = self.counts.get_buffer(module_key(key))
+            flat = fold[row] * counts.shape[1] + bag.slots
+            counts.view(-1, seen.shape[1]).index_add_(0, flat, seen[row])
         self.examples += len(labels)
         self.positives += labels.sum(0, dtype=torch.float64)
 
