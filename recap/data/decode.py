@@ -94,10 +94,15 @@ def columns_of(schema: Schema, tasks: Sequence[str]) -> list[str]:
 
 
 class Decoder:
-    """Turns Arrow tables of the columns of a schema into ``Rows``; holds the vocabularies."""
+    """Turns Arrow tables of the columns of a schema into ``Rows``; holds the vocabularies.
 
-    def __init__(self, schema: Schema, tasks: Sequence[str]) -> None:
+    All tables of ``files`` give a dense input the same type: the schema's, or the narrowest one
+    that holds what every file stores as raw bytes.
+    """
+
+    def __init__(self, schema: Schema, tasks: Sequence[str], files: Sequence[pa.Schema]) -> None:
         self.schema, self.tasks = schema, tuple(tasks)
+        self._dtypes = dense_dtypes(schema, files)
         self._vocabularies = {
             name: vocabulary_array(sparse)
             for name, sparse in schema.sparse.items()
@@ -115,7 +120,10 @@ class Decoder:
         for t, task in enumerate(self.tasks):
             labels[:, t] = _label(table, self.schema.labels[task], first_row)
         return Rows(
-            {name: _dense(table, dense, first_row) for name, dense in self.schema.dense.items()},
+            {
+                name: _dense(table, dense, first_row).astype(self._dtypes[name], copy=False)
+                for name, dense in self.schema.dense.items()
+            },
             {name: self._bags(table, name) for name in self.schema.sparse},
             labels,
         )
@@ -174,6 +182,24 @@ def _dense(table: pa.Table, dense: Dense, first_row: int) -> np.ndarray:
     if pa.types.is_fixed_size_list(column.type) or pa.types.is_list(column.type):
         return _lists(column, dense, dtype, first_row)
     return _scalars(column, dtype).reshape(-1, 1)
+
+
+def dense_dtypes(schema: Schema, files: Sequence[pa.Schema]) -> dict[str, np.dtype]:
+    """The type of each dense input that holds what all ``files`` store, without loss."""
+    return {
+        name: np.result_type(*(_decoded_dtype(file, dense) for file in files))
+        if files and dense.column is not None
+        else np.dtype(dense.dtype)
+        for name, dense in schema.dense.items()
+    }
+
+
+def _decoded_dtype(file: pa.Schema, dense: Dense) -> np.dtype:
+    dtype = np.dtype(dense.dtype)
+    held = file.field(str(dense.column)).type
+    if not pa.types.is_fixed_size_binary(held):
+        return dtype
+    return stored_dtype(held.byte_width, dense) or dtype
 
 
 def stored_dtype(byte_width: int, dense: Dense) -> np.dtype | None:
@@ -283,7 +309,7 @@ def _hash(ids: pa.Array) -> np.ndarray:
 
     The mix is Steele, Lea and Flood's finalizer (OOPSLA 2014).
     """
-    if pa.types.is_floating(ids.type):
+    if pa.types.is_floating(ids.type) or pa.types.is_boolean(ids.type):
         ids = ids.cast(pa.int64())
     if pa.types.is_integer(ids.type):
         return _mix(_numpy(ids).astype(np.int64).view(np.uint64))

@@ -43,9 +43,7 @@ class Pack:
         for name in names:
             if name in others or names.count(name) > 1:
                 raise ValueError(f"schema: two columns of the result would be named {name!r}")
-        dense_and_labels = Schema(labels=schema.labels, dense=schema.dense)  # ids stay
         self._checked: pa.Schema | None = None
-        self._decode = Decoder(dense_and_labels, tuple(schema.labels))
 
     @property
     def columns(self) -> list[str]:
@@ -80,6 +78,8 @@ class Pack:
         if faults := list(file_faults(table.schema, self._schema, tuple(self._schema.labels))):
             raise DataError("\n".join(faults))
         require(self._besides, table, "columns")
+        dense_and_labels = Schema(labels=self._schema.labels, dense=self._schema.dense)  # ids stay
+        self._decode = Decoder(dense_and_labels, tuple(self._schema.labels), [table.schema])
         self._checked = table.schema
 
 

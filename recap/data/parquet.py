@@ -161,7 +161,7 @@ class _Stream:
         row_bytes = sum(d.width * np.dtype(d.dtype).itemsize for d in schema.dense.values())
         row_bytes += 8 * (len(schema.sparse) + len(tasks))
         self._decoded_rows = max(1, DECODED_BYTES // row_bytes)
-        self._decode = Decoder(schema, tasks)
+        self._decode = Decoder(schema, tasks, [source.schema for source in data.sources])
         self._steps = data._steps
         self._tasks = tuple(tasks)
         self._batch = batch

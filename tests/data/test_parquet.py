@@ -166,6 +166,31 @@ def test_an_integer_group_may_be_stored_narrower_than_the_schema_says(tmp_path):
     assert batch.dense["b"].tolist() == [[1, 0], [-1, 7]]
 
 
+@pytest.mark.parametrize(
+    ("dtype", "narrow", "wide", "number", "held_as"),
+    [
+        ("int64", "int8", "int64", 1000, torch.int64),
+        ("int64", "int8", "int16", 1000, torch.int16),
+        ("float32", "float16", "float32", 0.1, torch.float32),
+    ],
+)
+def test_files_that_store_a_group_in_different_types_are_read_without_loss(
+    tmp_path, dtype, narrow, wide, number, held_as
+):
+    for name, stored, value in [("a", narrow, 1), ("b", wide, number)]:
+        raw = np.array([value], stored).tobytes()
+        write(tmp_path / f"{name}.parquet", 0, 1, x=pa.array([raw], pa.binary(len(raw))))
+    schema = Schema(
+        labels={"like": "is_like"}, dense={"x": Dense(column="x", length=1, dtype=dtype)}
+    )
+    data = data_of(tmp_path, seg_dense_schema=schema)
+    assert data.faults(["like"]) == []
+    batch, _ = batches_of(data, shuffle_seed=None)[0]
+    assert torch.equal(batch.dense["x"], torch.tensor([[1], [number]], dtype=held_as))
+    first, _ = batches_of(data_of(tmp_path, seg_dense_schema=schema, global_batch_size=1))[0]
+    assert first.dense["x"].dtype == held_as  # whichever file it comes from
+
+
 def test_a_null_is_nan_in_a_float_group_zero_in_an_integer_group_and_an_empty_bag(tmp_path):
     write(
         tmp_path / "a.parquet",
