@@ -184,8 +184,9 @@ def test_moments_of_another_algorithm_are_refused():
     adam.step()
     state = training_state(model, adam, step=1, position=5)
     message = (
-        "the checkpoint holds exp_avg, exp_avg_sq, step per parameter, SGD needs momentum_buffer; "
-        r"keep the optimizer, or start a new run with training\.initial_checkpoint_dir"
+        r"the checkpoint holds moments of torch\.optim\.adam\.Adam, configured is "
+        r"torch\.optim\.sgd\.SGD; keep the optimizer, or start a new run with "
+        r"training\.initial_checkpoint_dir"
     )
     with pytest.raises(CheckpointError, match=message):
         restore_training(state, model, torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9))
