@@ -6,11 +6,13 @@ ROWS ?= 20000
 .PHONY: install train test check bench clean
 install: .venv/installed
 
-.venv/installed: pyproject.toml constraints.txt
+.venv/installed: pyproject.toml constraints.txt torchrec.txt
 	@$(PYTHON) -c 'import sys; assert sys.version_info[:2] == (3, 11), f"Python 3.11 is needed: make PYTHON=…"'
 	@$(PYTHON) -c 'import ensurepip, venv' || (echo "Debian keeps venv in a package of its own:" && apt-get update && apt-get install --yes python3-venv)
 	$(PYTHON) -m venv .venv
-	$(VENV)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(VENV)/pip install --quiet --constraint constraints.txt --editable '.[dev,sparse]'
+	$(VENV)/python -c 'import torch; print(open("torchrec.txt").read().replace("-gpu-cpu", "-gpu" if torch.version.cuda else "-gpu-cpu"))' > .venv/torchrec.txt
+	$(VENV)/pip install --quiet --no-deps --requirement .venv/torchrec.txt
 	touch $@
 
 # Trains the published model on a synthetic data set, which is written the first time.

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from recap.batch import Bag, Batch
+from recap.batch import Batch
 from recap.model.dense import DenseInputs
 from recap.model.module_names import module_key
 from recap.schema import Schema, Sparse
@@ -84,9 +86,12 @@ class EmbeddingTable:
 class EmbeddingTables(nn.Module):
     """The pooled embeddings of sparse features, concatenated table by table, feature by feature.
 
-    An empty bag gives zeros. ``tables`` maps a table's name to its settings. ``num_slots`` maps a
-    sparse feature to its number of slots; it may leave out those that the schema states itself,
-    which are all but vocabularies in a file.
+    The tables are a torchrec EmbeddingBagCollection. An empty bag gives zeros. ``tables`` maps a
+    table's name to its settings. ``num_slots`` maps a sparse feature to its number of slots; it may
+    leave out those that the schema states itself, which are all but vocabularies in a file.
+
+    Raises:
+        ValueError: torchrec is not installed, or the settings do not fit the schema.
     """
 
     def __init__(
@@ -107,46 +112,78 @@ class EmbeddingTables(nn.Module):
         ]:
             raise ValueError("; ".join(faults))
         self.settings = dict(tables)
-        self.tables = nn.ModuleDict()
-        self.dropouts = nn.ModuleDict()
-        self.out_features = 0
-        for name, table in tables.items():
-            shared_by = self.features[name]
-            slots = _slots(shared_by[0], schema.sparse[shared_by[0]], num_slots or {})
-            assert slots is not None
-            bag = nn.EmbeddingBag(
-                slots, table.embedding_dim, mode=table.pooling, include_last_offset=True
-            )
-            nn.init.normal_(bag.weight, std=table.init_std)
-            self.tables[module_key(name)] = bag
-            self.dropouts[module_key(name)] = nn.Dropout(table.dropout)
-            self.out_features += table.embedding_dim * len(shared_by)
+        self.collection = _collection(self.features, tables, schema, num_slots or {})
+        self.dropouts = nn.ModuleList(nn.Dropout(table.dropout) for table in tables.values())
+        self.widths = [table.embedding_dim * len(self.features[n]) for n, table in tables.items()]
+        self.out_features = sum(self.widths)
 
     def table(self, name: str) -> nn.EmbeddingBag:
         """The table called ``name``; its weight is [slots, embedding_dim]."""
-        table = self.tables[module_key(name)]
+        table = self.collection.get_submodule(f"embedding_bags.{module_key(name)}")
         assert isinstance(table, nn.EmbeddingBag)
         return table
 
     def forward(self, batch: Batch) -> Tensor:
         """The pooled embeddings, [B, out_features]."""
-        return torch.cat(
-            [
-                self._pooled(name, batch.sparse[feature])
-                for name, features in self.features.items()
-                for feature in features
-            ],
-            dim=1,
-        )
+        from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-    def _pooled(self, name: str, bag: Bag) -> Tensor:
-        slots = bag.slots
+        read = [(name, feature) for name, features in self.features.items() for feature in features]
+        bags = [batch.sparse[feature] for _, feature in read]
+        ids = KeyedJaggedTensor(
+            keys=[_key(name, feature) for name, feature in read],
+            values=torch.cat([self._kept(name, batch.sparse[f].slots) for name, f in read]),
+            lengths=torch.cat([bag.offsets.diff() for bag in bags]),
+        )
+        pooled = self.collection(ids).values()
+        if not any(table.dropout for table in self.settings.values()):
+            return pooled
+        parts = zip(self.dropouts, pooled.split(self.widths, dim=1), strict=True)
+        return torch.cat([dropout(part) for dropout, part in parts], dim=1)
+
+    def _kept(self, name: str, slots: Tensor) -> Tensor:
+        """The ids [V] of a table, in training some of them as if out of vocabulary."""
         id_dropout = self.settings[name].id_dropout
-        if self.training and id_dropout > 0.0:
-            dropped = torch.rand(slots.shape, device=slots.device) < id_dropout
-            slots = slots.masked_fill(dropped, 0)
-        pooled = self.table(name)(slots, bag.offsets)
-        return self.dropouts[module_key(name)](pooled)
+        if not self.training or id_dropout == 0.0:
+            return slots
+        return slots.masked_fill(torch.rand(slots.shape, device=slots.device) < id_dropout, 0)
+
+
+def _collection(
+    features: Mapping[str, Sequence[str]],
+    tables: Mapping[str, EmbeddingTable],
+    schema: Schema,
+    num_slots: Mapping[str, int],
+) -> nn.Module:
+    try:  # here and not above: it takes seconds, and a dense model runs without it
+        with warnings.catch_warnings():  # fbgemm deprecates its own modules while importing them
+            warnings.simplefilter("ignore", DeprecationWarning)
+            from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
+            from torchrec.modules.embedding_modules import EmbeddingBagCollection
+    except ImportError as error:
+        raise ValueError(
+            f"embedding tables need torchrec, which cannot be imported ({error}); install it as "
+            "README.md says, or leave the tables out of model.inputs"
+        ) from error
+    configs = []
+    for name, table in tables.items():
+        slots = _slots(features[name][0], schema.sparse[features[name][0]], num_slots)
+        assert slots is not None
+        configs.append(
+            EmbeddingBagConfig(
+                name=module_key(name),
+                num_embeddings=slots,
+                embedding_dim=table.embedding_dim,
+                feature_names=[_key(name, feature) for feature in features[name]],
+                pooling=PoolingType[table.pooling.upper()],
+                init_fn=partial(nn.init.normal_, std=table.init_std),
+            )
+        )
+    return EmbeddingBagCollection(tables=configs)
+
+
+def _key(table: str, feature: str) -> str:
+    """A feature as a table reads it: ids are dropped out per table, so each reads its own."""
+    return f"{table}/{feature}"
 
 
 def _faults(

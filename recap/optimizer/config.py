@@ -79,12 +79,15 @@ class RecapOptimizerConfig:
     Exactly one of ``multi_task_learning_rates`` and ``single_task_learning_rate`` (one curve for
     every parameter), and exactly one of ``adam`` and ``algorithm`` (a partial of any
     ``torch.optim`` class, or any other callable from parameter groups to an optimizer).
+    ``table_settings`` are the algorithm's settings for embedding tables where they differ, under
+    the names of its torch class: ``{"eps": 1e-3, "weight_decay": 1e-6}``.
     """
 
     multi_task_learning_rates: MultiTaskLearningRates | None = None
     single_task_learning_rate: LearningRate | float | None = None
     adam: RecapAdamConfig | None = None
     algorithm: Callable[[list[dict[str, Any]]], torch.optim.Optimizer] | None = None
+    table_settings: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if (self.multi_task_learning_rates is None) == (self.single_task_learning_rate is None):
@@ -93,6 +96,11 @@ class RecapOptimizerConfig:
             )
         if (self.adam is None) == (self.algorithm is None):
             raise ValueError("give exactly one of adam and algorithm")
+        if own := {"params", "name", "lr", "learning_rate"} & set(self.table_settings):
+            raise ValueError(
+                f"table_settings: {', '.join(sorted(own))} is no setting of the algorithm; a "
+                "table's rate is an entry of multi_task_learning_rates.table_learning_rates"
+            )
 
     def __call__(
         self,
@@ -109,7 +117,7 @@ class RecapOptimizerConfig:
 
         Raises:
             ValueError: a tower without a rate, a rate that no parameter takes, a parameter in two
-                groups.
+                groups, a table's setting that the algorithm does not have.
         """
         if rates := self.multi_task_learning_rates:
             for key, given, existing in (
@@ -121,12 +129,24 @@ class RecapOptimizerConfig:
                         f"multi_task_learning_rates.{key}: a rate for {', '.join(surplus)}, but "
                         f"the model has only {', '.join(existing) or 'none'}"
                     )
+        if self.table_settings and not tables:
+            raise ValueError("table_settings: the model has no embedding table to apply them to")
         groups = named_groups(
-            towers=towers, backbone=backbone, tables=tables or {}, curve=self._curve
+            towers=towers,
+            backbone=backbone,
+            tables=tables or {},
+            curve=self._curve,
+            table_settings=self.table_settings,
         )
         build = self.adam or self.algorithm
         assert build is not None
-        return build(groups)
+        optimizer = build(groups)
+        if unknown := sorted(set(self.table_settings) - set(optimizer.defaults)):
+            raise ValueError(
+                f"table_settings: {type(optimizer).__name__} has no {', '.join(unknown)}; it has "
+                f"{', '.join(optimizer.defaults)}"
+            )
+        return optimizer
 
     def _curve(self, group: str, kind: str) -> LearningRate:
         if self.multi_task_learning_rates is not None:

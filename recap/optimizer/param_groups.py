@@ -15,10 +15,12 @@ def named_groups(
     backbone: Mapping[str, Parameter],
     tables: Mapping[str, Mapping[str, Parameter]],
     curve: Callable[[str, str], Callable[[int], float]],
+    table_settings: Mapping[str, Any],
 ) -> list[dict[str, Any]]:
     """Parameter groups for a torch optimizer, each with ``name``, ``learning_rate`` and ``lr``.
 
-    Biases, norms and embedding tables form groups of the same name with ``weight_decay`` 0.
+    Biases, norms and embedding tables form groups of the same name with ``weight_decay`` 0; tables
+    have the algorithm's ``table_settings`` besides.
 
     Raises:
         ValueError: a group catches nothing, or a parameter is in two groups.
@@ -43,7 +45,8 @@ def named_groups(
         if decayed:
             groups.append({"params": decayed, **common})
         if exempt:
-            groups.append({"params": exempt, **common, "weight_decay": 0.0})
+            own = table_settings if kind == "table" else {}
+            groups.append({"params": exempt, **common, "weight_decay": 0.0, **own})
     return groups
 
 

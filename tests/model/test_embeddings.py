@@ -1,6 +1,8 @@
 """Precomputed and learned embeddings as inputs."""
 
 import math
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -173,3 +175,18 @@ def test_faulty_settings_of_a_table_come_in_one_message():
 def test_an_id_dropout_of_everything_is_refused():
     with pytest.raises(ValueError, match=r"id_dropout=1\.0 must be at least 0 and below 1"):
         EmbeddingTable(embedding_dim=2, id_dropout=1.0)
+
+
+def test_tables_without_torchrec_are_refused_with_the_way_out(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchrec.modules.embedding_modules", None)
+    schema = Schema(labels={}, sparse={"user": Sparse(column="user", vocabulary=3)})
+    with pytest.raises(ValueError, match="embedding tables need torchrec, which cannot be import"):
+        EmbeddingTables(schema, tables={"user": EmbeddingTable(embedding_dim=2)})
+
+
+def test_a_dense_model_never_imports_torchrec():
+    command = (
+        "import sys; from recap.check import prepare; from recap.model import EmbeddingTables; "
+        "assert not [name for name in sys.modules if name.startswith(('torchrec', 'fbgemm'))]"
+    )
+    subprocess.run([sys.executable, "-c", command], check=True)

@@ -143,7 +143,7 @@ def test_every_trainable_parameter_is_in_exactly_one_group():
             "inputs.featurization.layer_norm.bias",
             "backbone.layers.0.weight",
         ],
-        "video_id": ["inputs.ids.tables.video_id.weight"],
+        "video_id": ["inputs.ids.collection.embedding_bags.video_id.weight"],
         "click": [f"towers.click.layers.{layer}" for layer in _WEIGHTS],
         "forward": [
             *(f"towers.forward_.layers.{layer}" for layer in _WEIGHTS),

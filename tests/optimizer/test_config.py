@@ -153,3 +153,30 @@ def test_any_torch_optimizer_is_an_algorithm():
 def test_adams_numbers_out_of_range_are_refused(settings: dict[str, float], message: str):
     with pytest.raises(ValueError, match=message):
         RecapAdamConfig(**settings)
+
+
+def with_a_table(**settings: object) -> torch.optim.Optimizer:
+    config = RecapOptimizerConfig(
+        single_task_learning_rate=0.1, adam=RecapAdamConfig(), table_settings=settings
+    )
+    return config(
+        towers={}, backbone=linear(), tables={"user_id": {"weight": Parameter(torch.zeros(5, 2))}}
+    )
+
+
+def test_embedding_tables_have_settings_of_their_own():
+    optimizer = with_a_table(eps=1e-3, weight_decay=0.5)
+    settings = {g["name"]: (g["eps"], g["weight_decay"]) for g in optimizer.param_groups}
+    assert settings == {"backbone": (1e-7, 0.0), "user_id": (1e-3, 0.5)}
+
+
+def test_a_tables_setting_that_means_nothing_is_refused():
+    with pytest.raises(ValueError, match="table_settings: Adam has no momentum; it has lr, betas"):
+        with_a_table(momentum=0.9)
+    with pytest.raises(ValueError, match="table_settings: lr is no setting of the algorithm"):
+        with_a_table(lr=0.9)
+    without = RecapOptimizerConfig(
+        single_task_learning_rate=0.1, adam=RecapAdamConfig(), table_settings={"eps": 1.0}
+    )
+    with pytest.raises(ValueError, match="table_settings: the model has no embedding table"):
+        without(towers={}, backbone=linear())
