@@ -9,6 +9,7 @@ save leaves the checkpoint before it in place.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import shutil
@@ -19,6 +20,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+log = logging.getLogger(__name__)
 
 _NAME = re.compile(r"step-(\d{8})")
 
@@ -33,7 +36,10 @@ def save(
     """Writes ``state`` as the checkpoint of ``step``; returns its folder.
 
     ``state`` holds tensors, numbers, strings and containers of them. Afterwards only the newest
-    ``max_to_keep`` checkpoints are left.
+    ``max_to_keep`` checkpoints are left; one that cannot be removed is only warned of.
+
+    A step that is there already is left as it is: a run goes on from its latest checkpoint, so it
+    comes to a step of that number again only with the same state, and what is whole stays whole.
 
     Raises:
         CheckpointError: the disk is full or refuses; names the last whole checkpoint.
@@ -41,10 +47,12 @@ def save(
     folder = save_dir / "checkpoints"
     final = folder / f"step-{step:08d}"
     aside = folder / f".writing-{final.name}"
+    if final.exists():
+        return final
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for left_over in folder.glob(".*-step-*"):
-            shutil.rmtree(left_over)
+            shutil.rmtree(left_over, ignore_errors=True)
         aside.mkdir()
         with (aside / "state.pt").open("wb") as file:
             torch.save(dict(state), file)
@@ -55,8 +63,6 @@ def save(
             json.dump(manifest, file, indent=1)
             file.flush()
             os.fsync(file.fileno())
-        if final.exists():  # the same step again
-            _remove(final)
         aside.rename(final)
         _sync_folder(folder)
     except (OSError, RuntimeError) as error:
@@ -68,7 +74,10 @@ def save(
         ) from error
     if max_to_keep is not None:
         for old in _all(save_dir)[:-max_to_keep]:
-            _remove(old)
+            try:
+                _remove(old)
+            except OSError as error:
+                log.warning("%s is kept: it cannot be removed (%s)", old, error)
     return final
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import resource
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -74,11 +75,26 @@ def test_what_a_killed_save_left_is_not_a_checkpoint_and_goes_with_the_next(tmp_
     assert steps(tmp_path) == ["step-00000001", "step-00000002"]
 
 
-def test_the_same_step_is_replaced(tmp_path: Path):
-    save(tmp_path, step=1, state=SMALL)
-    save(tmp_path, step=1, state={"step": 1})
-    assert load(tmp_path / "checkpoints/step-00000001") == {"step": 1}
+def test_a_step_that_is_there_is_not_written_again(tmp_path: Path):
+    first = save(tmp_path, step=1, state=SMALL)
+    written = (first / "state.pt").stat()
+    assert save(tmp_path, step=1, state=SMALL) == first
+    assert (first / "state.pt").stat() == written
     assert steps(tmp_path) == ["step-00000001"]
+
+
+def test_an_old_checkpoint_that_cannot_be_removed_does_not_fail_the_save(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    def refuse(path: Path, ignore_errors: bool = False) -> None:
+        if not ignore_errors:
+            raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(shutil, "rmtree", refuse)
+    for step in (1, 2, 3):
+        save(tmp_path, step=step, state=SMALL, max_to_keep=1)
+    assert latest(tmp_path) == tmp_path / "checkpoints/step-00000003"
+    assert "step-00000001 is kept: it cannot be removed ([Errno 13] Permission" in caplog.text
 
 
 @contextmanager
