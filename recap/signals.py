@@ -24,15 +24,19 @@ class Stopped(KeyboardInterrupt):
 def stop_signals() -> Iterator[list[signal.Signals]]:
     """A list that is empty until Ctrl-C or SIGTERM comes, and then holds it.
 
-    The second signal takes its usual effect at once.
+    The second signal, of either kind, takes its usual effect at once.
     """
     came: list[signal.Signals] = []
     before = {}
 
     def note(number: int, frame: FrameType | None) -> None:
         came.append(signal.Signals(number))
+        restore()
         log.info("%s: stopping after this step; once more stops without saving", came[0].name)
-        signal.signal(number, before[number])
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -40,5 +44,4 @@ def stop_signals() -> Iterator[list[signal.Signals]]:
     try:
         yield came
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        restore()

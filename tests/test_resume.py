@@ -18,6 +18,7 @@ from tiny import ENVIRONMENT, HERE, Tiny
 import recap.train
 from recap.checkpoint import CheckpointError
 from recap.compose import Refused
+from recap.signals import stop_signals
 from recap.tracking.mlflow import MlflowTracker
 from recap.train import Stopped
 
@@ -276,6 +277,22 @@ def test_a_signal_during_an_evaluation_is_heard_after_the_next_step(
     with pytest.raises(Stopped, match="SIGINT came; step 3 is saved"):
         tiny.train(SIX, "training.eval_log_every_n=2")
     assert tiny.steps() == [3]
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [(signal.SIGINT, signal.SIGTERM), (signal.SIGTERM, signal.SIGINT)],
+    ids=["SIGINT first", "SIGTERM first"],
+)
+def test_after_one_signal_either_takes_its_usual_effect(
+    first: signal.Signals, second: signal.Signals
+):
+    usual = signal.getsignal(second)
+    with stop_signals() as came:
+        assert signal.getsignal(second) != usual
+        os.kill(os.getpid(), first)
+        assert came == [first]
+        assert signal.getsignal(second) == usual
 
 
 def test_a_run_that_a_signal_ended_is_tracked_as_killed_and_its_continuation_as_finished(
