@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from contextlib import closing
 from itertools import islice
 
 import torch
@@ -16,24 +17,33 @@ Results = Mapping[str, Mapping[str, Mapping[str, float]]]  # partition → task 
 
 
 def evaluate(
-    ranker: HeavyRanker, partitions: Mapping[str, ParquetData], training: Training
+    ranker: HeavyRanker,
+    partitions: Mapping[str, ParquetData],
+    training: Training,
+    stop: Collection[object] = (),
 ) -> Results:
     """Metrics per partition, task and name, over one pass or ``num_eval_steps`` batches of each.
 
     A partition with ``evaluation_tasks`` is measured on those tasks only. Neither weights nor
-    random state change; the ranker is left in training mode if it was.
+    random state change; the ranker is left in training mode if it was. As soon as ``stop`` holds
+    anything, the evaluation ends at a batch and comes out empty: half of it would mislead.
     """
     was_training = ranker.training
     ranker.eval()
     try:
-        return {name: _evaluate(ranker, data, training) for name, data in partitions.items()}
+        results = {}
+        for name, data in partitions.items():
+            results[name] = _evaluate(ranker, data, training, stop)
+            if stop:
+                return {}
+        return results
     finally:
         ranker.train(was_training)
 
 
 @torch.inference_mode()
 def _evaluate(
-    ranker: HeavyRanker, data: ParquetData, training: Training
+    ranker: HeavyRanker, data: ParquetData, training: Training, stop: Collection[object]
 ) -> dict[str, dict[str, float]]:
     device = training.torch_device
     tasks = tuple(data.evaluation_tasks or ranker.tasks)
@@ -47,11 +57,14 @@ def _evaluate(
         pin_memory=device.type == "cuda",
     )
     limit = training.num_eval_steps if training.num_eval_steps >= 0 else None
-    for batch, _ in islice(batches, limit):
-        batch = batch.to(device, non_blocking=True)
-        with training.autocast():
-            logits = ranker(batch)
-        metrics.update(logits[:, columns], batch.labels, batch.weights)
+    with closing(batches):
+        for batch, _ in islice(batches, limit):
+            if stop:
+                return {}
+            batch = batch.to(device, non_blocking=True)
+            with training.autocast():
+                logits = ranker(batch)
+            metrics.update(logits[:, columns], batch.labels, batch.weights)
     return metrics.compute()
 
 

@@ -163,15 +163,16 @@ def _observe(experiment: Experiment) -> None:
     """One pass over the training data for the inputs that count it."""
     if observers := experiment.ranker.observers():
         batches = experiment.train_data.batches(
-            tasks=experiment.ranker.tasks,
+            tasks=tuple(dict.fromkeys(task for layer in observers for task in layer.tasks)),
             inputs=set().union(*(layer.reads for layer in observers)),
             shuffle_seed=None,
             epochs=1,
         )
-        for batch, _ in batches:
-            batch = batch.to(experiment.training.torch_device)
-            for layer in observers:
-                layer.observe(batch)
+        with closing(batches):
+            for batch, _ in batches:
+                batch = batch.to(experiment.training.torch_device)
+                for layer in observers:
+                    layer.observe(batch)
 
 
 def _batches(experiment: Experiment, position: int) -> Generator[tuple[Batch, int]]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 import torch
 from tiny import Tiny
 
 from recap.check import Experiment, prepare
 from recap.evaluate import Results, evaluate, flat, objective, shown
+from recap.metrics import RankingMetrics
 
 
 def measured(experiment: Experiment) -> Results:
@@ -82,6 +85,37 @@ def test_a_ranker_is_left_in_training_mode_when_an_evaluation_fails(tiny: Tiny):
     with pytest.raises(ValueError, match="like"):
         measured(experiment)
     assert experiment.ranker.training
+
+
+def test_the_reading_thread_ends_when_an_evaluation_fails(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+):
+    def fail(*_: object) -> None:
+        assert "recap-prefetch" in [thread.name for thread in threading.enumerate()]
+        raise ValueError("at the first batch")
+
+    monkeypatch.setattr(RankingMetrics, "update", fail)
+    with pytest.raises(ValueError, match="at the first batch") as failed:
+        evaluated(tiny, "validation_data.valid.global_batch_size=2")
+    assert failed.tb  # holds every frame, so it is no garbage collection that ends the thread
+    assert "recap-prefetch" not in [thread.name for thread in threading.enumerate()]
+
+
+def test_an_evaluation_that_is_to_stop_ends_at_a_batch_and_is_empty(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+):
+    experiment = prepare(tiny.config())
+    stop, updates, update = [], [], RankingMetrics.update
+
+    def stop_at_the_second(*arguments) -> None:
+        updates.append(update(*arguments))
+        if len(updates) == 2:
+            stop.append("now")
+
+    monkeypatch.setattr(RankingMetrics, "update", stop_at_the_second)
+    data = experiment.validation_data
+    assert evaluate(experiment.ranker, data, experiment.training, stop) == {}
+    assert len(updates) == 2  # of 8 batches
 
 
 RESULTS = {

@@ -153,6 +153,20 @@ def test_a_seed_gives_the_same_run_and_another_seed_another(tiny: Tiny):
     assert losses(tiny, "first")[1] != losses(tiny, "other")[1]
 
 
+def test_engagement_rates_count_tasks_that_the_model_does_not_predict(tiny: Tiny):
+    rates = "{_target_: recap.model.engagement_rates.EngagementRates, _partial_: true, "
+    rates += "keys: [video], fold: video}"
+    tiny.train(
+        f"+model.inputs.engagement_rates={rates}",
+        "~model.tasks.follow",
+        "training.num_train_steps=1",
+    )
+    assert "loss/follow" not in tiny.logged()
+    (positives,) = (t for name, t in tiny.state()["model"].items() if name.endswith("positives"))
+    assert len(positives) == 3
+    assert positives.min() > 0
+
+
 def test_read_ahead_changes_nothing(tiny: Tiny):
     tiny.train("train_data.prefetch_batches=1", run="one")
     tiny.train("train_data.prefetch_batches=16", run="sixteen")
