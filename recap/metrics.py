@@ -197,7 +197,7 @@ def binned(logits: Tensor) -> tuple[Tensor, Tensor]:
 
     Logits beyond ±4096 share the outermost bin of their side.
     """
-    magnitude = logits.float().abs_().add_(NEAREST).clamp_(max=FARTHEST)
+    magnitude = logits.float().abs().add_(NEAREST).clamp_(max=FARTHEST)
     steps = (magnitude.view(torch.int32) >> DROPPED_BITS) - BITS_OF_NEAREST
     below = logits < 0
     bins = torch.where(below, NUM_BINS_A_SIDE - 1 - steps, NUM_BINS_A_SIDE + steps)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import log_loss, roc_auc_score
 from torch import Tensor
 
-from recap.metrics import METRIC_NAMES, RankingMetrics
+from recap.metrics import METRIC_NAMES, RankingMetrics, binned
 
 GOLDEN = Path(__file__).resolve().parents[1] / "../shared/golden"
 needs_golden = pytest.mark.skipif(
@@ -281,6 +281,12 @@ def test_how_the_data_is_cut_makes_no_difference(cuts: list[int], weighted: bool
         assert found == pytest.approx(whole, rel=1e-12)
         if not weighted:
             assert found["auroc"] == whole["auroc"]
+
+
+def test_binning_leaves_the_callers_logits_as_they_are():
+    logits = torch.tensor([-2.0, 0.5])
+    binned(logits)
+    assert logits.tolist() == [-2.0, 0.5]
 
 
 @needs_golden
