@@ -28,6 +28,27 @@ class Counted:
             self.closed = True
 
 
+class Room(threading.Semaphore):
+    """A semaphore that tells whether its one taker waits, with nothing released since."""
+
+    def __init__(self, value: int) -> None:
+        super().__init__(value)
+        self.awaited = threading.Event()
+        self._turn = threading.Lock()
+
+    def acquire(self, blocking: bool = True, timeout: float | None = None) -> bool:
+        with self._turn:
+            if super().acquire(blocking=False):
+                return True
+            self.awaited.set()
+        return super().acquire(blocking, timeout)
+
+    def release(self, n: int = 1) -> None:
+        with self._turn:
+            self.awaited.clear()
+            super().release(n)
+
+
 def test_items_come_in_order_and_end_where_they_end():
     assert list(prefetched((n for n in range(7)), depth=2)) == [0, 1, 2, 3, 4, 5, 6]
 
@@ -43,12 +64,15 @@ def test_closing_early_ends_the_thread_and_closes_the_source():
 
 
 @pytest.mark.parametrize("depth", [1, 3])
-def test_no_more_than_depth_items_are_made_ahead(depth):
+def test_no_more_than_depth_items_are_made_ahead(depth, monkeypatch):
+    rooms: list[Room] = []
+    monkeypatch.setattr(threading, "Semaphore", lambda n: rooms.append(Room(n)) or rooms[-1])
     source = Counted()
     items = prefetched(source.numbers(), depth=depth)
     next(items)
+    assert rooms[0].awaited.wait(timeout=60)
+    assert source.made == 1 + depth
     items.close()
-    assert source.made <= 1 + depth
 
 
 def test_an_error_comes_after_the_items_before_it():
