@@ -33,8 +33,8 @@ class ParquetData:
         global_batch_size: examples per batch, over all ranks.
         examples_shuffle_buffer_size: rows that are permuted together, rounded up to row groups.
         interleave_num_parallel_calls: row groups from different places of the data set that are
-            read side by side and mixed in every batch; with several ranks at least as many as
-            ranks, or some rows are read by two of them. null means 1.
+            read side by side and mixed in every batch, each with an equal share of it; with several
+            ranks at least as many as ranks, or some rows are read by two of them. null means 1.
         prefetch_batches: batches made ready ahead of the training step.
         preprocess: steps by name, applied in the order written; a null step is left out.
         evaluation_tasks: the tasks that a validation partition measures; null means all.
@@ -53,16 +53,21 @@ class ParquetData:
         for name in ("global_batch_size", "examples_shuffle_buffer_size", "prefetch_batches"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be 1 or more")
-        if not 1 <= self.lanes <= self.global_batch_size:
+        batch = self.global_batch_size
+        if self.lanes < 1 or batch % self.lanes:  # uneven shares would end epochs unevenly
+            fitting = [lanes for lanes in range(1, batch + 1) if batch % lanes == 0]
+            below = [lanes for lanes in fitting if lanes < self.lanes][-1:]
+            above = [lanes for lanes in fitting if lanes > self.lanes][:1]
             raise ValueError(
-                f"interleave_num_parallel_calls={self.lanes} must lie in 1 … "
-                f"global_batch_size={self.global_batch_size}"
+                f"interleave_num_parallel_calls={self.lanes} must divide "
+                f"global_batch_size={batch}; near: {', '.join(map(str, below + above))}"
             )
 
     @property
     def lanes(self) -> int:
         """Parts of the data set that every batch takes rows from."""
-        return self.interleave_num_parallel_calls or 1
+        lanes = self.interleave_num_parallel_calls
+        return 1 if lanes is None else lanes
 
     @cached_property
     def sources(self) -> list[ParquetSource]:
