@@ -51,7 +51,7 @@ class ParquetSource:
 
 
 def open_sources(inputs: str | Sequence[str]) -> list[ParquetSource]:
-    """The files matching ``inputs``, by name, with all footers read.
+    """The files matching ``inputs``, each once, with all footers read; by name for each pattern.
 
     ``inputs`` is a path, a glob (``*``, ``?``, ``[]`` within a folder, ``**`` across folders) or a
     list of them; a path may be the URI of any pyarrow file system (``s3://…``, ``gs://…``,
@@ -62,7 +62,12 @@ def open_sources(inputs: str | Sequence[str]) -> list[ParquetSource]:
             such file is named.
     """
     patterns = [inputs] if isinstance(inputs, str) else list(inputs)
-    found = [pair for pattern in patterns for pair in matching_paths(pattern)]
+    found: list[tuple[fs.FileSystem, str]] = []
+    stores: dict[str, list[fs.FileSystem]] = {}  # path → where it was found
+    for filesystem, path in (pair for pattern in patterns for pair in matching_paths(pattern)):
+        if filesystem not in stores.setdefault(path, []):
+            stores[path].append(filesystem)
+            found.append((filesystem, path))
     with ThreadPoolExecutor(max_workers=8) as pool:
         outcomes = list(pool.map(lambda pair: _read_footer(*pair), found))
     faults = [outcome for outcome in outcomes if isinstance(outcome, str)]
