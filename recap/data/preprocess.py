@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -54,8 +55,13 @@ class TruncateAndSlice:
                 truncation, mask = self._of(name)
                 out[name] = out[name][:, :truncation]
                 if mask is not None:
-                    out[name] = out[name][:, _selected(mask)]
+                    out[name] = out[name][:, np.flatnonzero(self._masks[name])]
         return out
+
+    @cached_property
+    def _masks(self) -> dict[str, np.ndarray]:
+        paths = {name: self._of(name)[1] for name in ("continuous", "binary")}
+        return {name: np.load(path) for name, path in paths.items() if path is not None}
 
     def _of(self, name: str) -> tuple[int | None, str | None]:
         truncation = getattr(self, f"{name}_feature_truncation")
@@ -74,17 +80,13 @@ class TruncateAndSlice:
                 )
             width = truncation
         if mask is not None:
-            if len(entries := np.load(mask)) != width:
+            if len(entries := self._masks[name]) != width:
                 raise ValueError(
                     f"{name}_feature_mask_path={mask} has {len(entries)} entries "
                     f"for {width} columns"
                 )
-            width = len(_selected(mask))
+            width = np.count_nonzero(entries)
         if width == dense.width:
             return dense
         # what is left has no file column of its own any more: a name stands in for it
         return Dense(column=dense.column or name, length=width, dtype=dense.dtype)
-
-
-def _selected(mask: str) -> np.ndarray:
-    return np.flatnonzero(np.load(mask))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -76,7 +77,7 @@ def test_a_batch_holds_the_columns_that_the_schema_names(folder):
     assert batch.sparse["tag"].slots.tolist() == [1, 1, 2, 1, 2, 0, 1, 1, 2, 1, 2, 0]
 
 
-@pytest.mark.parametrize("lanes", [1, 3])
+@pytest.mark.parametrize("lanes", [1, 4])
 def test_row_groups_that_are_decoded_in_parts_give_the_same_batches(folder, lanes, monkeypatch):
     data = data_of(folder, interleave_num_parallel_calls=lanes)
     whole = batches_of(data)
@@ -98,7 +99,7 @@ def test_epochs_run_into_one_another_without_a_short_batch(folder):
     assert sorted(rows_in(batches)[:60]) == list(range(60))
 
 
-@pytest.mark.parametrize("lanes", [1, 3])
+@pytest.mark.parametrize("lanes", [1, 4])
 @pytest.mark.parametrize("taken", [1, 5, 9])
 def test_a_stream_continues_at_the_position_that_came_with_a_batch(folder, lanes, taken):
     data = data_of(folder, interleave_num_parallel_calls=lanes)
@@ -116,6 +117,13 @@ def test_ranks_share_each_global_batch_whatever_their_number(folder, world_size)
         together = rows_in([part[k] for part in ranks])
         assert together == rows_in([alone[k]])
     assert sorted(row for part in ranks for row in rows_in(part)) == list(range(60))
+
+
+@pytest.mark.parametrize(("lanes", "near"), [(0, "1"), (3, "2, 4"), (16, "8")])
+def test_lanes_that_do_not_share_a_batch_evenly_are_refused(folder, lanes, near):
+    message = rf"calls={lanes} must divide global_batch_size=8; near: {near}$"
+    with pytest.raises(ValueError, match=message):
+        data_of(folder, interleave_num_parallel_calls=lanes)
 
 
 def test_a_batch_size_that_does_not_divide_over_the_ranks_is_refused(folder):
@@ -225,12 +233,19 @@ def test_a_null_is_nan_in_a_float_group_zero_in_an_integer_group_and_an_empty_ba
             pa.array(["1,2", "", None, "2,9"]),
             [1, 2, 2, 0],
         ),
+        (
+            Sparse(column="x", vocabulary=3, separator=","),
+            pa.array(["1,2", "", None, "2,9"]),
+            [2, 3, 3, 0],
+        ),
     ],
 )
 def test_ids_take_the_slots_of_their_vocabulary(tmp_path, sparse, column, slots):
     write(tmp_path / "a.parquet", 0, 4, x=column)
     schema = Schema(labels={"like": "is_like"}, sparse={"x": sparse})
-    batch, _ = batches_of(data_of(tmp_path, seg_dense_schema=schema), shuffle_seed=None)[0]
+    data = data_of(tmp_path, seg_dense_schema=schema)
+    assert data.faults(["like"]) == []
+    batch, _ = batches_of(data, shuffle_seed=None)[0]
     assert batch.sparse["x"].slots.tolist() == slots
 
 
@@ -274,6 +289,16 @@ def test_a_mask_keeps_the_columns_it_marks_after_truncation(tmp_path):
     schema = Schema(labels={"like": "is_like"}, dense={"continuous": Dense(column="c", length=3)})
     data = data_of(tmp_path, seg_dense_schema=schema, preprocess={"truncate": step})
     assert batches_of(data)[0][0].dense["continuous"].tolist() == [[2.0]] * 4
+
+
+def test_a_mask_is_read_from_its_file_once(tmp_path):
+    path = tmp_path / "mask.npy"
+    step = TruncateAndSlice(binary_feature_mask_path=str(path))  # the check reports what is missing
+    np.save(path, np.array([0, 1]))
+    inputs = {"binary": np.array([[5, 7]])}
+    assert step(inputs)["binary"].tolist() == [[7]]
+    path.unlink()
+    assert step(inputs)["binary"].tolist() == [[7]]
 
 
 def test_a_truncation_beyond_the_width_is_refused(folder):
@@ -326,6 +351,67 @@ def test_missing_columns_and_wrong_types_are_told_with_the_nearest_name(folder):
     ]
 
 
+@pytest.mark.parametrize(
+    ("dtype", "column", "message"),
+    [
+        ("int64", pa.array([0.5, 1e30]), "holds double, which int64 does not; .* float64"),
+        ("int8", pa.array([1, 300]), "holds int64, which int8 does not; .*: float64, int64"),
+        ("uint8", pa.array([1, -1], pa.int8()), "holds int8, which uint8 does not; .* int8, int16"),
+        ("bool", pa.array([2, 1], pa.int8()), "holds int8, which bool does not; "),
+    ],
+)
+@pytest.mark.parametrize("stored_as", ["column", "list", "columns"])
+def test_numbers_that_a_group_cannot_hold_are_refused(tmp_path, dtype, column, message, stored_as):
+    dense = Dense(column="x", length=1, dtype=dtype)
+    if stored_as == "columns":
+        dense = Dense(columns=["x"], dtype=dtype)
+    if stored_as == "list":
+        column = pa.FixedSizeListArray.from_arrays(column, 1)
+    write(tmp_path / "a.parquet", 0, 2, x=column)
+    schema = Schema(labels={"like": "is_like"}, dense={"x": dense})
+    (fault,) = data_of(tmp_path, seg_dense_schema=schema).faults(["like"])
+    assert re.search(f"a.parquet: column 'x' of input x {message}", fault)
+
+
+@pytest.mark.parametrize("column", [pa.array([True, False]), pa.array([3, 7], pa.int32())])
+def test_numbers_that_fit_are_read_in_the_type_of_the_schema(tmp_path, column):
+    write(tmp_path / "a.parquet", 0, 2, x=column)
+    dense = {
+        "whole": Dense(column="x", length=1, dtype="int64"),
+        "real": Dense(columns=["x"], dtype="float32"),
+    }
+    schema = Schema(labels={"like": "is_like"}, dense=dense)
+    data = data_of(tmp_path, seg_dense_schema=schema)
+    assert data.faults(["like"]) == []
+    batch, _ = batches_of(data, shuffle_seed=None)[0]
+    assert batch.dense["whole"][:, 0].tolist() == column.cast(pa.int64()).to_pylist()
+    assert batch.dense["real"][:, 0].tolist() == column.cast(pa.int64()).to_pylist()
+
+
+@pytest.mark.parametrize("in_file", [False, True])
+@pytest.mark.parametrize("in_lists", [False, True])
+@pytest.mark.parametrize(
+    ("vocabulary", "ids", "message"),
+    [
+        (["1", "2"], [1, 2], "holds int64, the vocabulary strings; list its ids as numbers"),
+        ([1, 2], ["1", "2"], "holds string, the vocabulary numbers; list its ids as strings"),
+    ],
+)
+def test_a_vocabulary_of_another_kind_than_the_ids_is_refused(
+    tmp_path, vocabulary, ids, message, in_lists, in_file
+):
+    column = pa.array([[i] for i in ids] if in_lists else ids)
+    path = write(tmp_path / "a.parquet", 0, 2, x=column)
+    if in_file:
+        pq.write_table(pa.table({"id": vocabulary}), tmp_path / "ids")
+        vocabulary = str(tmp_path / "ids")
+    schema = Schema(
+        labels={"like": "is_like"}, sparse={"x": Sparse(column="x", vocabulary=vocabulary)}
+    )
+    data = data_of(tmp_path, seg_dense_schema=schema)
+    assert data.faults(["like"]) == [f"{path}: column 'x' of input x {message}"]
+
+
 @pytest.mark.parametrize("decoded_bytes", [1, 8 << 20])  # row by row, or all at once
 @pytest.mark.parametrize(("label", "shown"), [(2, "2"), (None, "None")])
 def test_a_label_that_is_neither_0_nor_1_stops_with_file_and_row_group(
@@ -354,6 +440,12 @@ def test_a_list_of_another_length_is_refused_with_its_row(tmp_path):
     write(tmp_path / "a.parquet", 0, 2, c=pa.array([[1.0, 2.0], [1.0]], pa.list_(pa.float32())))
     with pytest.raises(DataError, match="column 'c', row 1: a list of 1, the schema says 2"):
         batches_of(data_of(tmp_path))
+
+
+def test_a_file_that_several_patterns_match_is_read_once_where_it_is_named_first(folder):
+    inputs = [f"{folder}/part-1.parquet", str(folder), f"file://{folder}/part-[01].parquet"]
+    paths = [Path(source.path).name for source in data_of(folder, inputs=inputs).sources]
+    assert paths == ["part-1.parquet", "part-0.parquet", "part-2.parquet"]
 
 
 def test_files_may_be_named_by_uri_and_by_folder(folder):
