@@ -168,13 +168,14 @@ def _own_number_faults(schedule: Mapping[str, Any], tasks: tuple[str, ...]) -> I
         curves.PiecewiseConstant,
     )
     known = {"_target_"}.union(*(inspect.signature(kind).parameters for kind in kinds))
+    known |= schedule["curve"].keys()  # also those of a curve of the user's own
     for task in schedule["towers"]:
         if task not in tasks:
             yield f"schedule.towers.{task}: no such task; tasks are {', '.join(tasks)}"
     rows = {f"towers.{name}": row for name, row in schedule["towers"].items()}
     rows |= {f"tables.{name}": row for name, row in schedule["tables"].items()}
     for place, row in {**rows, "backbone": schedule["backbone"]}.items():
-        for key in row or {}:
+        for key in row if isinstance(row, dict) else ():  # a bare number is a constant rate
             if key not in known:
                 close = get_close_matches(key, known, n=1) or [", ".join(sorted(known))]
                 yield f"schedule.{place}.{key}: no curve has such a number; close: {close[0]}"

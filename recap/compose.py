@@ -17,17 +17,17 @@ from typing import Any
 import hydra
 from hydra._internal import hydra as hydra_internals
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import CompactHydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from recap.templates import fill_templates
+from recap.templates import SCHEDULE, fill_templates
 
 _HERE = Path(__file__).resolve().parent
 # an installed wheel holds the YAML files inside the package, a checkout beside it
 CONF = _HERE / "conf" if (_HERE / "conf").is_dir() else _HERE.parent / "conf"
 SECTIONS = ("training", "model", "train_data", "validation_data", "optimizer", "tracking")
 TEMPLATES = ("task", "schedule")
-SCHEDULE_KEYS = ["single_task", "curve", "backbone", "towers", "tables"]
 
 
 class Refused(CompactHydraException, ValueError):
@@ -96,6 +96,8 @@ class Composer(ConfigLoaderImpl):
         def known(name: str) -> dict[str, Any]:
             loaded = repo.load_config(f"{group}/{name}")
             content: Any = OmegaConf.to_container(loaded.config, resolve=False)
+            if group == "schedule":
+                content = {**SCHEDULE, **content}
             package = loaded.header.get("package") or group.replace("/", ".")
             for key in reversed(package.split(".")):
                 content = {key: content}
@@ -115,16 +117,21 @@ class Composer(ConfigLoaderImpl):
         """Fills the run's and the sweep's folder, where the user names none, from the overrides."""
         if "training" not in cfg:
             return
-        name = run_name(list(cfg.hydra.overrides.task))
+        overrides = list(cfg.hydra.overrides.task)
         folder = f"runs/{cfg.hydra.runtime.choices.get('experiment') or 'unnamed'}"
         if str(cfg.hydra.mode) != "RunMode.MULTIRUN":
             if cfg.training.save_dir is None:
-                cfg.training.save_dir = f"{folder}/{name}"
+                cfg.training.save_dir = f"{folder}/{run_name(overrides)}"
             return
         if cfg.hydra.sweep.dir == "auto":
-            cfg.hydra.sweep.dir = self._sweep_dir or f"{folder}/sweep-{name}"
+            parsed = OverridesParser.create().parse_overrides(overrides)
+            ranges = [
+                str(override.input_line) for override in parsed if override.is_sweep_override()
+            ]
+            cfg.hydra.sweep.dir = self._sweep_dir or f"{folder}/sweep-{run_name(overrides, ranges)}"
         if cfg.hydra.sweep.subdir == "auto":
-            cfg.hydra.sweep.subdir = name if self._swept is None else run_name(self._swept)
+            swept = overrides if self._swept is None else self._swept
+            cfg.hydra.sweep.subdir = run_name(swept, swept)
         if cfg.training.save_dir is None:
             cfg.training.save_dir = f"{cfg.hydra.sweep.dir}/{cfg.hydra.sweep.subdir}"
 
@@ -138,10 +145,9 @@ class Composer(ConfigLoaderImpl):
         for name in (str(name) for name in cfg):
             if name not in {*known, *referred, "hydra", config_name}:
                 faults.append(f"{name}: nothing reads this section{_close(name, known)}")
-        for key in cfg.get("schedule") or {}:
-            if key not in SCHEDULE_KEYS:
-                close = _close(str(key), SCHEDULE_KEYS)
-                faults.append(f"schedule.{key}: nothing reads this key{close}")
+        if "schedule" in cfg:
+            plain: Any = OmegaConf.to_container(cfg.schedule, resolve=False)
+            faults += _schedule_faults(plain)
         return faults
 
     def _explain(self, error: CompactHydraException) -> str:
@@ -176,17 +182,20 @@ class Composer(ConfigLoaderImpl):
 setattr(hydra_internals, "ConfigLoaderImpl", Composer)  # hydra names its loader in this one place
 
 
-def run_name(overrides: list[str]) -> str:
-    """The folder's name of a run with these overrides: the overrides, or a digest of many.
+def run_name(overrides: Sequence[str], swept: Sequence[str] = ()) -> str:
+    """The folder's name of a run with these overrides; other overrides have another name.
 
     What only says where to write or how long to train is left out, so that it can be changed to
-    continue the same run.
+    continue the same run; not so what tells a sweep's jobs apart, ``swept``. A name that does not
+    show every character ends in a digest of them.
     """
     aside = ("experiment=", "training.save_dir=", "training.num_train_steps=", "tracking")
-    told = [o.lstrip("+") for o in overrides if not o.lstrip("+").startswith(aside)]
-    name = re.sub(r"[^\w.,=+~@-]+", "_", ",".join(sorted(told))) or "default"
-    if len(name) > 120:
-        name = f"{name[:100]}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
+    told = [o.lstrip("+") for o in overrides if o in swept or not o.lstrip("+").startswith(aside)]
+    # of one key given twice the last counts: sorted by key alone, their order is kept
+    whole = ",".join(sorted(told, key=lambda override: override.split("=")[0])) or "default"
+    name = re.sub(r"[^\w.,=+~@-]+", "_", whole, flags=re.ASCII)[:100]
+    if name != whole:
+        name = f"{name}-{hashlib.sha256(whole.encode()).hexdigest()[:8]}"
     return name
 
 
@@ -220,6 +229,28 @@ def _keep_known(node: DictConfig, own: dict[str, Any], others: list[Any]) -> Non
 def _referred_sections(cfg: DictConfig) -> frozenset[str]:
     plain = OmegaConf.to_container(cfg, resolve=False)
     return frozenset(re.findall(r"\$\{(\w+)[.}\[]", str(plain)))
+
+
+def _schedule_faults(schedule: dict[str, Any]) -> list[str]:
+    """What of the section is not read or is not what templates are."""
+    keys = ["curve", *SCHEDULE]
+    faults = []
+    for key in schedule:
+        if key not in keys:
+            faults.append(f"schedule.{key}: nothing reads this key{_close(key, keys)}")
+    if not isinstance(curve := schedule.get("curve"), dict):
+        faults.append(
+            f"schedule.curve={curve}: must be a mapping, {{_target_: …}}; for the same rate at "
+            "every step schedule=constant schedule.curve.learning_rate=…"
+        )
+    for key, name in (("towers", "task"), ("tables", "table")):
+        if not isinstance(rows := schedule[key], dict):
+            faults.append(
+                f"schedule.{key}={rows}: must be a mapping, {name} → numbers of its curve"
+            )
+    if not isinstance(single := schedule["single_task"], bool):
+        faults.append(f"schedule.single_task={single}: must be true or false")
+    return faults
 
 
 def _without_effect(cfg: DictConfig, overrides: Sequence[str]) -> list[str]:

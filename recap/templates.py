@@ -13,20 +13,32 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+# what a schedule's file need not state beside its curve
+SCHEDULE: dict[str, Any] = {"single_task": False, "backbone": {}, "towers": {}, "tables": {}}
+
 
 def fill_templates(cfg: DictConfig) -> None:
-    """Completes every row from its template, in place; a second time follows what changed since."""
+    """Completes every row from its template, in place; a second time follows what changed since.
+
+    What is no mapping where one must stand is left as it is: ``recap.check`` refuses it.
+    """
     plain = OmegaConf.to_container(cfg, resolve=False)
     assert isinstance(plain, dict)
-    tasks = (plain.get("model") or {}).get("tasks") or {}
+    tasks = _mapping(_mapping(plain.get("model")).get("tasks"))
     if "task" in plain and tasks:
         cfg.model.tasks = {name: filled(row, plain["task"], "task") for name, row in tasks.items()}
-    if "schedule" in plain and plain.get("optimizer"):
-        rates = _filled_rates(plain["optimizer"], plain["schedule"], tasks)
+    optimizer, schedule = _mapping(plain.get("optimizer")), _mapping(plain.get("schedule"))
+    for key, default in SCHEDULE.items() if schedule else ():
+        if schedule.get(key) is None:
+            schedule[key] = cfg.schedule[key] = default
+    if optimizer and isinstance(schedule.get("curve"), dict):
+        rates = _filled_rates(optimizer, schedule, tasks)
         cfg.optimizer.single_task_learning_rate, cfg.optimizer.multi_task_learning_rates = rates
-    if plain.get("validation_data") and "train_data" in plain:
-        template = {key: value for key, value in plain["train_data"].items() if key != "inputs"}
-        for name, row in plain["validation_data"].items():
+    if train_data := _mapping(plain.get("train_data")):
+        template = {key: value for key, value in train_data.items() if key != "inputs"}
+        for name, row in _mapping(plain.get("validation_data")).items():
+            if not isinstance(row, dict | None):
+                continue
             # the files are each partition's own, also where it refers to those of train_data
             own = {"inputs": row["inputs"]} if "inputs" in (row or {}) else {}
             rest = {key: value for key, value in (row or {}).items() if key != "inputs"}
@@ -89,32 +101,42 @@ def _filled_rates(optimizer: dict, schedule: dict, tasks: dict) -> tuple[Any, An
     """
 
     def stated(row: Any, *own: str) -> Any:
+        own_path = ".".join(("schedule", *own))
         if not isinstance(row, dict):
-            return row
-        return _stated(row, "schedule.curve", ".".join(("schedule", *own))) or None
+            return None if row == f"${{{own_path}}}" else row
+        return _stated(row, "schedule.curve", own_path) or None
 
     def rate(row: Any, *own: str) -> Any:
-        numbers = schedule.get(own[0]) if own else None
-        for name in own[1:]:
-            numbers = (numbers or {}).get(name)
+        numbers: Any = schedule if own else {}
+        for name in own:
+            numbers = _mapping(numbers).get(name)
         own_path = ".".join(("schedule", *own))
+        if not isinstance(numbers, dict | None):  # a bare number: a constant rate
+            return f"${{{own_path}}}" if row is None else row
         return filled(row, schedule["curve"], "schedule.curve", own=numbers, own_path=own_path)
 
     single = stated(optimizer.get("single_task_learning_rate"))
-    multi = dict(optimizer.get("multi_task_learning_rates") or {})
+    multi = optimizer.get("multi_task_learning_rates") or {}
+    if not isinstance(multi, dict):
+        return single, multi
+    multi = dict(multi)
     target = multi.pop("_target_", "recap.optimizer.MultiTaskLearningRates")
     backbone = stated(multi.pop("backbone_learning_rate", None), "backbone")
-    rows: dict[str, dict[str, Any]] = {}
+    rows: dict[str, Any] = {}
     for own in ("tower", "table"):
         given = multi.pop(f"{own}_learning_rates", None) or {}
-        kept = {name: stated(row, f"{own}s", name) for name, row in given.items()}
-        rows[own] = {name: row for name, row in kept.items() if row is not None}
+        if isinstance(given, dict):
+            kept = {name: stated(row, f"{own}s", name) for name, row in given.items()}
+            given = {name: row for name, row in kept.items() if row is not None}
+        rows[own] = given
 
     if schedule["single_task"]:
         single = rate(single)
     if single is None:
         backbone = rate(backbone, "backbone")
-        for own, names in (("tower", tasks), ("table", schedule["tables"])):
+        for own, names in (("tower", tasks), ("table", _mapping(schedule["tables"]))):
+            if not isinstance(rows[own], dict):
+                continue
             full = {name: rate(rows[own].pop(name, None), f"{own}s", name) for name in names}
             rows[own] = {**full, **rows[own]}
     elif backbone is None and not any(rows.values()):
@@ -125,3 +147,7 @@ def _filled_rates(optimizer: dict, schedule: dict, tasks: dict) -> tuple[Any, An
         **{f"{own}_learning_rates": row for own, row in rows.items()},
         **multi,
     }
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}

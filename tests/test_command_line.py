@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from hydra._internal.utils import create_config_search_path
+from hydra.types import RunMode
+
+from recap.compose import CONF, Composer
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -36,6 +40,28 @@ def test_the_composed_config_is_printed_with_everything_filled_in(tmp_path: Path
     assert rates["like"]["_target_"] == "recap.schedule.Constant"
     assert "${" not in done.stdout
     assert list(tmp_path.iterdir()) == []  # to look is not to run
+
+
+@pytest.mark.parametrize(
+    "swept",
+    [
+        ["training.num_train_steps=2", "training.num_train_steps=4"],
+        ["experiment=kuairand", "experiment=local_prod"],
+        ["tracking=mlflow", "tracking=none"],
+        ["data_root=x/a_b", "data_root=x/a/b"],
+    ],
+)
+def test_the_jobs_of_a_sweep_have_a_folder_each(swept: list[str]):
+    key = swept[0].split("=")[0]
+    values = ",".join(job.removeprefix(f"{key}=") for job in swept)
+    loader = Composer(create_config_search_path(str(CONF)))
+    overrides = ["hydra.mode=MULTIRUN", f"{key}={values}"]  # as -m gives them
+    master = loader.load_configuration("train", overrides, RunMode.MULTIRUN)
+    folders = [loader.load_sweep_config(master, [job]).training.save_dir for job in swept]
+    assert len(set(folders)) == 2
+    assert {Path(folder).parent for folder in folders} == {Path(master.hydra.sweep.dir)}
+    assert all(Path(folder).name.startswith(f"{key}=") for folder in folders)
+    assert f"sweep-{key}=" in master.hydra.sweep.dir
 
 
 def test_all_that_is_misspelt_is_refused_without_a_trace(tmp_path: Path):

@@ -254,6 +254,50 @@ def test_a_bare_number_is_a_rate():
     assert tower_rates(f"{TOWERS}.is_favorited=4e-4")["is_favorited"] == 0.0004
 
 
+@pytest.mark.parametrize("experiment", ["local_prod", "kuairand"])
+def test_a_bare_number_in_the_schedule_is_a_constant_rate(experiment: str):
+    task = {"local_prod": "is_replied", "kuairand": "like"}[experiment]
+    rates = composed(
+        f"experiment={experiment}",
+        "schedule.backbone=0.1",
+        f"++schedule.towers.{task}=0.2",
+        "+schedule.tables.tab=1e-4",
+    )["optimizer"]["multi_task_learning_rates"]
+    assert rates["backbone_learning_rate"] == 0.1
+    assert rates["tower_learning_rates"].pop(task) == 0.2
+    assert rates["table_learning_rates"] == {"tab": 0.0001}
+    assert all("_target_" in rate for rate in rates["tower_learning_rates"].values())
+
+
+def test_a_bare_number_of_an_experiment_gives_way_to_numbers_of_a_curve(tmp_path: Path):
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment/bare.yaml").write_text(
+        "# @package _global_\nmodel: {tasks: {like: {}}}\nschedule: {towers: {like: 0.2}}\n"
+    )
+    search = (f"hydra.searchpath=[file://{tmp_path}]", "experiment=bare")
+    assert tower_rates(*search)["like"] == 0.2
+    curve = composed(*search)["schedule"]["curve"]
+    rates = tower_rates(*search, "schedule.towers.like={learning_rate: 0.3}")
+    assert rates["like"] == {**curve, "learning_rate": 0.3}
+
+
+@pytest.mark.parametrize("key", ["backbone", "towers", "tables", "single_task"])
+def test_what_is_null_in_a_schedule_is_as_if_not_stated(key: str):
+    choice = ("experiment=kuairand", "schedule=linear_ramp")
+    assert composed(*choice, f"schedule.{key}=null")["optimizer"] == composed(*choice)["optimizer"]
+
+
+def test_a_schedule_of_the_users_own_states_its_curve_alone(tmp_path: Path):
+    (tmp_path / "schedule").mkdir()
+    (tmp_path / "schedule/decay.yaml").write_text(
+        "curve: {_target_: mine.Decay, start: 0.1, half_life_steps: 50}\n"
+    )
+    search = (f"hydra.searchpath=[file://{tmp_path}]", "experiment=kuairand", "schedule=decay")
+    rates = tower_rates(*search, "+schedule.towers.like.half_life_steps=9")
+    assert rates["like"] == {"_target_": "mine.Decay", "start": 0.1, "half_life_steps": 9}
+    assert rates["click"]["half_life_steps"] == 50
+
+
 def test_kinds_of_curves_mix():
     other = "{_target_: recap.schedule.Constant, learning_rate: 0.5}"
     rates = tower_rates(f"+{TOWERS}.is_favorited={other}")
@@ -407,6 +451,13 @@ def test_a_choice_of_tower_is_the_template_of_every_task():
             "+schedule.tower.is_replied.learning_rate=1",
             "schedule.tower: nothing reads this key; close: towers",
         ),
+        (
+            "schedule.curve=0.01",
+            "schedule.curve=0.01: must be a mapping, {_target_: …}; for the same rate at every "
+            "step schedule=constant schedule.curve.learning_rate=…",
+        ),
+        ("schedule.towers=3", "schedule.towers=3: must be a mapping, task → numbers of its curve"),
+        ("schedule.single_task=3", "schedule.single_task=3: must be true or false"),
         ("~optimizer", "optimizer: this section is missing"),
         (
             "~validation_data.train.preprocess.truncate_and_slice",
@@ -442,14 +493,30 @@ def test_a_value_shared_by_reference_is_a_section_of_the_users_own():
 
 
 def test_a_run_is_named_after_the_overrides_that_make_it_what_it_is():
-    overrides = ["optimizer=sgd", "experiment=kuairand", "training.num_train_steps=7", "+a.b=[1,2]"]
-    assert run_name(overrides) == "a.b=_1,2_,optimizer=sgd"
+    overrides = ["optimizer=sgd", "experiment=kuairand", "training.num_train_steps=7", "+a.b=2"]
+    assert run_name(overrides) == "a.b=2,optimizer=sgd"
     assert run_name(["experiment=kuairand", "tracking=none"]) == "default"
     folder = composed("experiment=kuairand", "optimizer=sgd")["training"]["save_dir"]
     assert folder == "runs/kuairand/optimizer=sgd"
 
 
-def test_many_overrides_are_cut_to_a_folders_name_and_stay_apart():
-    many = [f"training.seed_{n}={n}" for n in range(30)]
-    assert len(run_name(many)) < 130
-    assert run_name(many) != run_name([*many[:-1], "training.seed_29=30"])
+@pytest.mark.parametrize(
+    ("one", "other", "shown"),
+    [
+        (["train_data.inputs=x/a_b"], ["train_data.inputs=x/a/b"], "train_data.inputs=x_a_b-"),
+        (["a=[1,2]"], ["a={1,2}"], "a=_1,2_-"),
+        (["a=1", "a=2"], ["a=2", "a=1"], "a="),
+        (["a=ä"], ["a=ü"], "a=_-"),
+        ([f"seed_{n}={n}" for n in range(30)], [f"seed_{n}={n}" for n in range(31)], "seed_0=0,"),
+    ],
+)
+def test_other_overrides_have_another_name(one: list[str], other: list[str], shown: str):
+    names = {run_name(one), run_name(other)}
+    assert len(names) == 2
+    assert all(name.startswith(shown) and len(name) < 110 for name in names)
+
+
+def test_what_a_sweep_goes_over_is_always_in_the_name():
+    steps, tracking = "training.num_train_steps=2", "tracking=none"
+    assert run_name([steps, tracking]) == "default"
+    assert run_name([steps, tracking], swept=[steps]) == "training.num_train_steps=2"
