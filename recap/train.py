@@ -91,14 +91,28 @@ def fit(experiment: Experiment, run: Run, progress: Progress, at: Place) -> Resu
     training, ranker, optimizer = experiment.training, experiment.ranker, experiment.optimizer
     window = LossWindow(ranker.tasks, at.step)
     results: Results = {}
-    stop = None
+    stop = False
+
+    def due(every: int) -> bool:
+        return at.step >= training.num_train_steps or (at.step > 0 and at.step % every == 0)
+
     ranker.train()
     with (
         closing(_batches(experiment, at.position)) as batches,
         stop_signals() as signals,
         _saved_on_data_error(experiment, run, at),
     ):
-        while at.step < training.num_train_steps and not stop:
+        while True:
+            # behind the save, and first after a restart: what ends it costs no step and no metric
+            if due(training.eval_log_every_n) and not stop:
+                with progress.aside():
+                    results = evaluate(ranker, experiment.validation_data, training, signals)
+                run.log(at.step, flat(results))
+                if signals:
+                    stop = True
+                    _save(experiment, run, at)
+            if stop or at.step >= training.num_train_steps:
+                break
             rates = set_learning_rates(optimizer, at.step)
             # all of them first: what cannot be read must not leave half an update behind
             micro_batches = [next(batches) for _ in range(training.micro_batches)]
@@ -110,28 +124,21 @@ def fit(experiment: Experiment, run: Run, progress: Progress, at: Place) -> Resu
             at.step, at.position = at.step + 1, micro_batches[-1][1]
             progress.advance(training.micro_batches * experiment.train_data.global_batch_size)
 
-            stop = signals[0] if signals else None
-            finished = at.step == training.num_train_steps
-            log_due = at.step % training.train_log_every_n == 0 or finished
-            evaluate_due = at.step % training.eval_log_every_n == 0 or finished
-            save_due = at.step % training.checkpoint_every_n == 0 or finished or stop is not None
+            stop = bool(signals)
+            log_due, evaluate_due = due(training.train_log_every_n), due(training.eval_log_every_n)
+            save_due = due(training.checkpoint_every_n) or stop
             if log_due or evaluate_due or save_due:
                 losses = window.close(at.step, rates, experiment.save_dir)
                 speed = {"examples_per_s": progress.report(losses["loss"])} if log_due else {}
                 run.log(at.step, {**losses, **_named("lr", rates), **_values(norm), **speed})
             if evaluate_due or save_due:
                 refuse_divergence(optimizer, at.step, experiment.save_dir)
-            if evaluate_due:
-                with progress.aside():
-                    results = evaluate(ranker, experiment.validation_data, training)
-                run.log(at.step, flat(results))
             if save_due:
                 with progress.aside():
                     _save(experiment, run, at)
     if stop:
-        raise Stopped(stop, at.step)
-    # a finished run that is started again is only evaluated
-    return results or evaluate(ranker, experiment.validation_data, training)
+        raise Stopped(signals[0], at.step)
+    return results
 
 
 def _start(experiment: Experiment) -> Place:

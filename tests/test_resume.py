@@ -18,6 +18,8 @@ from tiny import ENVIRONMENT, HERE, Tiny
 import recap.train
 from recap.checkpoint import CheckpointError
 from recap.compose import Refused
+from recap.evaluate import evaluate
+from recap.metrics import RankingMetrics
 from recap.signals import stop_signals
 from recap.tracking.mlflow import MlflowTracker
 from recap.train import Stopped
@@ -264,18 +266,55 @@ def test_a_signal_leaves_a_checkpoint_of_its_step(tiny: Tiny, by: signal.Signals
     assert_same_runs(tiny, "run", "at once")
 
 
-def test_a_signal_during_an_evaluation_is_heard_after_the_next_step(
+@pytest.mark.parametrize("each", [2, 100], ids=["saved before", "not saved yet"])
+def test_a_signal_ends_an_evaluation_and_the_continued_run_makes_up_for_it(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, each: int
+):
+    settings = (SIX, "training.eval_log_every_n=2", f"training.checkpoint_every_n={each}")
+    updates, update = [], RankingMetrics.update
+
+    def interrupted_update(*arguments: Any) -> None:
+        updates.append(update(*arguments))
+        if len(updates) == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(RankingMetrics, "update", interrupted_update)
+        with pytest.raises(Stopped, match="SIGINT came; step 2 is saved"):
+            tiny.train(*settings)
+    assert len(updates) == 3  # of 8 batches
+    assert tiny.steps() == [2]
+    assert "valid/like/auroc" not in tiny.logged()
+
+    tiny.train(*settings)
+    tiny.train(*settings, run="at once")
+    assert_same_runs(tiny, "run", "at once")
+    assert tiny.logged()["valid/like/auroc"] == tiny.logged("at once")["valid/like/auroc"]
+
+
+def test_a_signal_ends_the_last_evaluation_and_the_same_command_makes_up_for_it(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ):
-    evaluate = recap.train.evaluate
-
     def interrupted_evaluate(*arguments: Any) -> Any:
         os.kill(os.getpid(), signal.SIGINT)
         return evaluate(*arguments)
 
-    monkeypatch.setattr(recap.train, "evaluate", interrupted_evaluate)
-    with pytest.raises(Stopped, match="SIGINT came; step 3 is saved"):
-        tiny.train(SIX, "training.eval_log_every_n=2")
+    with monkeypatch.context() as patched:
+        patched.setattr(recap.train, "evaluate", interrupted_evaluate)
+        with pytest.raises(Stopped, match="SIGINT came; step 3 is saved"):
+            tiny.train(THREE)
+    tiny.train(THREE)
+    assert list(tiny.logged()["valid/like/auroc"]) == [3]
+
+
+def test_an_evaluation_that_fails_costs_no_step(tiny: Tiny, monkeypatch: pytest.MonkeyPatch):
+    def failing_evaluate(*_: Any) -> Any:
+        raise MemoryError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(recap.train, "evaluate", failing_evaluate)
+        with pytest.raises(MemoryError):
+            tiny.train(THREE)
     assert tiny.steps() == [3]
 
 
