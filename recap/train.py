@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException
 from hydra.types import RunMode
@@ -47,12 +48,18 @@ def train(cfg: DictConfig) -> float | None:
     """Trains, evaluates and tracks; returns the metric that ``training.objective`` names.
 
     Raises:
-        Refused: see ``recap.check.prepare``; also a run directory of another architecture.
+        Refused: see ``recap.check.prepare``; also a run directory of another architecture, or one
+            that another process trains in.
         Diverged, DataError, CheckpointError: what only shows while training; a checkpoint of an
             earlier step is in place.
         Stopped: after Ctrl-C or SIGTERM, with a checkpoint of the step it came in.
     """
     experiment = prepare(cfg)
+    with _alone_in(experiment.save_dir):
+        return _train(experiment, cfg)
+
+
+def _train(experiment: Experiment, cfg: DictConfig) -> float | None:
     training, ranker = experiment.training, experiment.ranker
     torch.backends.cuda.matmul.allow_tf32 = training.tf32
     at = _start(experiment)
@@ -139,6 +146,29 @@ def fit(experiment: Experiment, run: Run, progress: Progress, at: Place) -> Resu
     if stop:
         raise Stopped(signals[0], at.step)
     return results
+
+
+@contextmanager
+def _alone_in(save_dir: Path) -> Iterator[None]:
+    """Two processes in one folder would each continue from what the other saves.
+
+    Raises:
+        Refused: another one is in it. A killed process is in no folder: the system frees its lock.
+    """
+    lock = FileLock(save_dir / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise Refused(
+            [
+                f"training.save_dir={save_dir}: another process is training in this folder; "
+                "wait for its end, or name another folder as training.save_dir"
+            ]
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _start(experiment: Experiment) -> Place:

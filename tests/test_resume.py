@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock, Timeout
 from mlflow import MlflowClient
 from tiny import ENVIRONMENT, HERE, Tiny
 
@@ -332,6 +333,34 @@ def test_after_one_signal_either_takes_its_usual_effect(
         os.kill(os.getpid(), first)
         assert came == [first]
         assert signal.getsignal(second) == usual
+
+
+def test_a_folder_that_another_process_trains_in_is_refused(tiny: Tiny):
+    (tiny.root / "run").mkdir()
+    with FileLock(tiny.root / "run/.lock"):
+        refused = tiny.train_elsewhere(THREE)
+    assert refused.returncode == 1
+    assert (
+        f"training.save_dir={tiny.root / 'run'}: another process is training in this folder; "
+        "wait for its end, or name another folder as training.save_dir"
+    ) in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert tiny.steps() == []
+    tiny.train(THREE)
+    assert tiny.steps() == [3]
+
+
+def test_a_run_that_fails_leaves_its_folder_free(tiny: Tiny, monkeypatch: pytest.MonkeyPatch):
+    def look_and_fail(*_: Any) -> Any:
+        with pytest.raises(Timeout):
+            FileLock(tiny.root / "run/.lock").acquire(timeout=0)
+        raise MemoryError
+
+    monkeypatch.setattr(recap.train, "evaluate", look_and_fail)
+    with pytest.raises(MemoryError):
+        tiny.train(THREE)
+    with FileLock(tiny.root / "run/.lock", timeout=0):
+        pass
 
 
 def test_a_run_that_a_signal_ended_is_tracked_as_killed_and_its_continuation_as_finished(
