@@ -6,7 +6,8 @@ import functools
 import inspect
 import os
 import re
-from collections.abc import Iterator, Mapping
+import reprlib
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -21,11 +22,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 from recap.binding import binding_faults
 from recap.compose import Refused
-from recap.data.decode import num_slots
+from recap.data.decode import num_slots, vocabulary_array
 from recap.data.parquet import ParquetData
 from recap.distributed import world_size
 from recap.loss import MultiTaskLoss
 from recap.model.heavy_ranker import HeavyRanker
+from recap.schema import Schema, Sparse
 from recap.tracking import Tracker
 from recap.training import Training
 
@@ -81,6 +83,13 @@ def prepare(cfg: DictConfig) -> Experiment:
             schema = train_data.schema
             slots = {name: num_slots(sparse) for name, sparse in schema.sparse.items()}
             ranker = parts["model"](schema, slots)
+    if train_data is not None and not _any_at(faults, *unread):
+        for name, data in parts["validation_data"].items():
+            section = f"validation_data.{name}"
+            if _any_at(faults, f"{section}.preprocess", f"{section}.seg_dense_schema.sparse"):
+                continue
+            inputs = None if ranker is None else ranker.input_names
+            faults += _partition_faults(section, data.schema, train_data.schema, inputs)
     if ranker is not None and training is not None:
         ranker.to(training.torch_device)
         if "optimizer" in parts and not _any_at(faults, "optimizer"):
@@ -202,6 +211,15 @@ def _data_faults(section: str, data: ParquetData, tasks: tuple[str, ...]) -> Ite
             hint = f"close: {close[0]}" if close else f"labels are {', '.join(labels)}"
             yield f"{section}.seg_dense_schema.labels: no label column for task {task}; {hint}"
     try:
+        data.schema  # noqa: B018 the widths that preprocessing leaves
+    except (ValueError, OSError) as error:
+        yield f"{section}.preprocess: {error}"
+    for name, sparse in data.seg_dense_schema.sparse.items():
+        try:
+            num_slots(sparse)
+        except ValueError as error:
+            yield f"{section}.seg_dense_schema.sparse.{name}: {error}"
+    try:
         sources = data.sources
     except ValueError as error:
         yield from (f"{section}.inputs: {line}" for line in str(error).splitlines())
@@ -211,21 +229,46 @@ def _data_faults(section: str, data: ParquetData, tasks: tuple[str, ...]) -> Ite
         return
     for fault in data.faults(known):
         yield f"{section}.seg_dense_schema: {fault}"
-    try:
-        data.schema  # noqa: B018 the widths that preprocessing leaves
-    except (ValueError, OSError) as error:
-        yield f"{section}.preprocess: {error}"
-    for name, sparse in data.seg_dense_schema.sparse.items():
-        try:
-            num_slots(sparse)
-        except ValueError as error:
-            yield f"{section}.seg_dense_schema.sparse.{name}: {error}"
     rows = sum(source.num_rows for source in sources)
     if section == "train_data" and rows < data.global_batch_size:
         yield (
             f"train_data.global_batch_size={data.global_batch_size}: "
             f"the files hold only {rows} rows"
         )
+
+
+def _partition_faults(
+    section: str, partition: Schema, built_for: Schema, inputs: Collection[str] | None
+) -> Iterator[str]:
+    """The ``inputs`` (None: all) that are not what a model of ``built_for`` reads."""
+    for name in [*built_for.dense, *built_for.sparse]:
+        if inputs is not None and name not in inputs:
+            continue
+        if dense := built_for.dense.get(name):
+            own, expected = partition.dense.get(name), f"width {dense.width}"
+            same = own is not None and own.width == dense.width
+            found = f"width {own.width}" if own else "no such input"
+        else:
+            sparse, own = built_for.sparse[name], partition.sparse.get(name)
+            expected, same = _slots(sparse), own is not None and _same_slots(own, sparse)
+            found = _slots(own) if own else "no such input"
+        if not same:
+            yield f"{section}: input {name}: {found}; the model is built for train_data: {expected}"
+
+
+def _slots(sparse: Sparse) -> str:
+    if sparse.num_buckets is not None:
+        return f"num_buckets={sparse.num_buckets}"
+    return f"vocabulary={reprlib.repr(sparse.vocabulary)}, {num_slots(sparse)} slots"
+
+
+def _same_slots(one: Sparse, other: Sparse) -> bool:
+    """Whether ids take the same slots; a vocabulary's file may have another path."""
+    if (one.num_buckets, one.vocabulary) == (other.num_buckets, other.vocabulary):
+        return True
+    if any(isinstance(sparse.vocabulary, int | None) for sparse in (one, other)):
+        return False
+    return vocabulary_array(one).equals(vocabulary_array(other))
 
 
 def _training_faults(

@@ -120,8 +120,8 @@ def test_a_vocabulary_that_cannot_be_read_is_refused(tiny: Tiny):
 
 
 def test_a_batch_larger_than_the_data_is_refused(tiny: Tiny):
-    assert fault(tiny, "train_data.global_batch_size=97") == (
-        "train_data.global_batch_size=97: the files hold only 96 rows"
+    assert fault(tiny, "train_data.global_batch_size=98") == (
+        "train_data.global_batch_size=98: the files hold only 96 rows"
     )
 
 
@@ -163,6 +163,42 @@ def test_an_unknown_evaluation_task_is_refused(tiny: Tiny):
         "validation_data.valid.evaluation_tasks: share is no task of the model; "
         "tasks are like, follow, reply"
     )
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "+preprocess.cut={_target_: recap.data.preprocess.TruncateAndSlice, "
+            "continuous_feature_truncation: 3}",
+            "input continuous: width 3; the model is built for train_data: width 4",
+        ),
+        (
+            "seg_dense_schema.sparse.video.vocabulary=[1,0]",
+            "input video: vocabulary=(1, 0), 3 slots; "
+            "the model is built for train_data: vocabulary=20, 21 slots",
+        ),
+    ],
+)
+def test_a_partition_that_is_not_what_the_model_was_built_for_is_refused(
+    tiny: Tiny, override: str, message: str
+):
+    where = "validation_data.valid"
+    plus = "+" if override.startswith("+") else ""
+    found = fault(tiny, f"{plus}{where}.{override.removeprefix('+')}")
+    assert found == f"{where}: {message}"
+
+
+def test_a_partition_may_differ_in_what_the_model_does_not_read(tiny: Tiny):
+    video = "validation_data.valid.seg_dense_schema.sparse.video"
+    prepare(tiny.config(f"{video}.vocabulary=[1,0]", "~model.inputs.embeddings"))
+
+
+def test_missing_files_of_data_and_of_a_mask_are_refused_together(tiny: Tiny):
+    cut = "{_target_: recap.data.preprocess.TruncateAndSlice, binary_feature_mask_path: no.npy}"
+    found = faults(tiny, "train_data.inputs=nowhere", f"+train_data.preprocess.cut={cut}")
+    assert any(line.startswith("train_data.preprocess: ") for line in found)
+    assert any(line.startswith("train_data.inputs: ") for line in found)
 
 
 @pytest.mark.parametrize(
