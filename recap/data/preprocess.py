@@ -85,7 +85,7 @@ class TruncateAndSlice:
                     f"{name}_feature_mask_path={mask} has {len(entries)} entries "
                     f"for {width} columns"
                 )
-            width = np.count_nonzero(entries)
+            width = int(np.count_nonzero(entries))
         if width == dense.width:
             return dense
         # what is left has no file column of its own any more: a name stands in for it
