@@ -6,8 +6,7 @@ import functools
 import inspect
 import os
 import re
-import reprlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -21,13 +20,13 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from recap.binding import binding_faults
-from recap.compose import Refused
-from recap.data.decode import num_slots, vocabulary_array
+from recap.compose import SECTIONS, Refused
+from recap.data.decode import num_slots
 from recap.data.parquet import ParquetData
+from recap.data.partition_faults import partition_faults
 from recap.distributed import world_size
 from recap.loss import MultiTaskLoss
 from recap.model.heavy_ranker import HeavyRanker
-from recap.schema import Schema, Sparse
 from recap.tracking import Tracker
 from recap.training import Training
 
@@ -64,9 +63,14 @@ def prepare(cfg: DictConfig) -> Experiment:
     try:
         plain = OmegaConf.to_container(cfg, resolve=True)
     except OmegaConfBaseException as error:
-        raise Refused([f"{error.full_key}: {_first_line(error)}"]) from error
+        # what refers into a section that is null cannot be resolved either
+        nulls = [name for name in SECTIONS if cfg[name] is None]
+        faults = [f"{name}=null: must be a mapping, {{_target_: …}}" for name in nulls]
+        raise Refused(faults or [f"{error.full_key}: {_first_line(error)}"]) from error
     assert isinstance(plain, dict)
     faults = list(binding_faults(plain, ""))
+    if shapes := list(_shape_faults(plain, faults)):
+        raise Refused(faults + shapes)
     if (ranks := world_size()) > 1:
         faults.append(f"{ranks} processes were started: a run is one process; start it by itself")
     parts = _instantiate_sections(cfg, faults)
@@ -89,7 +93,7 @@ def prepare(cfg: DictConfig) -> Experiment:
             if _any_at(faults, f"{section}.preprocess", f"{section}.seg_dense_schema.sparse"):
                 continue
             inputs = None if ranker is None else ranker.input_names
-            faults += _partition_faults(section, data.schema, train_data.schema, inputs)
+            faults += partition_faults(section, data.schema, train_data.schema, inputs)
     if ranker is not None and training is not None:
         ranker.to(training.torch_device)
         if "optimizer" in parts and not _any_at(faults, "optimizer"):
@@ -116,6 +120,31 @@ def prepare(cfg: DictConfig) -> Experiment:
         parts["validation_data"],
         parts["tracking"],
     )
+
+
+def _shape_faults(plain: Mapping[Any, Any], faults: list[str]) -> Iterator[str]:
+    """What must be a mapping and is not, or lacks a ``_target_``; not what is at fault already."""
+    holds = {
+        "validation_data": "partition → {inputs: …}; ~validation_data.<partition> takes one out",
+        "model.inputs": "input → {_target_: …}",
+        "model.tasks": "task → what differs from the section task, {} for nothing",
+    }
+    model = plain["model"] if isinstance(plain["model"], dict) else {"inputs": {}, "tasks": {}}
+    nodes = {"validation_data": plain["validation_data"]}
+    nodes |= {f"model.{key}": model.get(key) for key in ("inputs", "tasks")}
+    for place, rows in list(nodes.items()):
+        if isinstance(rows, dict):
+            nodes |= {f"{place}.{name}": row for name, row in rows.items()}
+    for name in ("training", "model", "train_data", "optimizer", "tracking"):
+        nodes[name] = plain[name]
+    for place, node in nodes.items():
+        if _any_at(faults, place):
+            continue
+        if not isinstance(node, dict):
+            shape = holds.get(place, "{_target_: …}")
+            yield f"{place}={'null' if node is None else node}: must be a mapping, {shape}"
+        elif "_target_" not in node and place not in holds:
+            yield f"{place}._target_: missing; it names what is made of these values"
 
 
 def _instantiate_sections(cfg: DictConfig, faults: list[str]) -> dict[str, Any]:
@@ -150,8 +179,9 @@ def _joining_faults(plain: Mapping[Any, Any], parts: Mapping[str, Any]) -> Itera
     if not isinstance(plain["model"]["tasks"], dict):
         return  # refused as ill-typed
     tasks = tuple(plain["model"]["tasks"])
-    if (rates := plain["optimizer"].get("multi_task_learning_rates")) is not None:
-        place = "optimizer.multi_task_learning_rates.tower_learning_rates"
+    place = "optimizer.multi_task_learning_rates.tower_learning_rates"
+    rates = plain["optimizer"].get("multi_task_learning_rates")
+    if isinstance(rates, dict) and isinstance(rates.get("tower_learning_rates"), dict):
         for task in (task for task in tasks if task not in rates["tower_learning_rates"]):
             yield f"{place}: no rate for task {task}; towers are {', '.join(tasks)}"
         for task in (task for task in rates["tower_learning_rates"] if task not in tasks):
@@ -237,40 +267,6 @@ def _data_faults(section: str, data: ParquetData, tasks: tuple[str, ...]) -> Ite
         )
 
 
-def _partition_faults(
-    section: str, partition: Schema, built_for: Schema, inputs: Collection[str] | None
-) -> Iterator[str]:
-    """The ``inputs`` (None: all) that are not what a model of ``built_for`` reads."""
-    for name in [*built_for.dense, *built_for.sparse]:
-        if inputs is not None and name not in inputs:
-            continue
-        if dense := built_for.dense.get(name):
-            own, expected = partition.dense.get(name), f"width {dense.width}"
-            same = own is not None and own.width == dense.width
-            found = f"width {own.width}" if own else "no such input"
-        else:
-            sparse, own = built_for.sparse[name], partition.sparse.get(name)
-            expected, same = _slots(sparse), own is not None and _same_slots(own, sparse)
-            found = _slots(own) if own else "no such input"
-        if not same:
-            yield f"{section}: input {name}: {found}; the model is built for train_data: {expected}"
-
-
-def _slots(sparse: Sparse) -> str:
-    if sparse.num_buckets is not None:
-        return f"num_buckets={sparse.num_buckets}"
-    return f"vocabulary={reprlib.repr(sparse.vocabulary)}, {num_slots(sparse)} slots"
-
-
-def _same_slots(one: Sparse, other: Sparse) -> bool:
-    """Whether ids take the same slots; a vocabulary's file may have another path."""
-    if (one.num_buckets, one.vocabulary) == (other.num_buckets, other.vocabulary):
-        return True
-    if any(isinstance(sparse.vocabulary, int | None) for sparse in (one, other)):
-        return False
-    return vocabulary_array(one).equals(vocabulary_array(other))
-
-
 def _training_faults(
     training: Mapping[str, Any], partitions: Mapping[str, Any], tasks: tuple[str, ...]
 ) -> Iterator[str]:
@@ -339,10 +335,10 @@ def _lines(place: str, error: BaseException) -> list[str]:
 
 @contextmanager
 def _collected(faults: list[str], place: str) -> Iterator[None]:
-    """Turns a ValueError into faults at ``place``."""
+    """Turns what refuses or lacks an argument into faults at ``place``."""
     try:
         yield
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         faults += _lines(place, error)
 
 

@@ -58,7 +58,9 @@ class Composer(ConfigLoaderImpl):
     _swept: list[str] | None = None  # what tells a sweep's job from the others
 
     def _load_configuration_impl(self, config_name, overrides, *args, **kwargs) -> DictConfig:
-        faults: list[str] = []
+        no_choices = [override for override in overrides if self._is_no_choice(override)]
+        faults = [f"{override}: {self._choose(override)}" for override in no_choices]
+        overrides = [override for override in overrides if override not in no_choices]
         while True:  # an override that is refused is set aside, so that all faults come at once
             try:
                 cfg = super()._load_configuration_impl(config_name, overrides, *args, **kwargs)
@@ -115,12 +117,12 @@ class Composer(ConfigLoaderImpl):
 
     def _name_folders(self, cfg: DictConfig) -> None:
         """Fills the run's and the sweep's folder, where the user names none, from the overrides."""
-        if "training" not in cfg:
+        if not isinstance(cfg.get("training"), DictConfig):
             return
         overrides = list(cfg.hydra.overrides.task)
         folder = f"runs/{cfg.hydra.runtime.choices.get('experiment') or 'unnamed'}"
         if str(cfg.hydra.mode) != "RunMode.MULTIRUN":
-            if cfg.training.save_dir is None:
+            if cfg.training.get("save_dir") is None:
                 cfg.training.save_dir = f"{folder}/{run_name(overrides)}"
             return
         if cfg.hydra.sweep.dir == "auto":
@@ -132,7 +134,7 @@ class Composer(ConfigLoaderImpl):
         if cfg.hydra.sweep.subdir == "auto":
             swept = overrides if self._swept is None else self._swept
             cfg.hydra.sweep.subdir = run_name(swept, swept)
-        if cfg.training.save_dir is None:
+        if cfg.training.get("save_dir") is None:
             cfg.training.save_dir = f"{cfg.hydra.sweep.dir}/{cfg.hydra.sweep.subdir}"
 
     def _unread(self, cfg: DictConfig, config_name: str | None) -> list[str]:
@@ -167,6 +169,15 @@ class Composer(ConfigLoaderImpl):
             return f"{group}={choice}: there is no such choice{_close(choice, choices)}"
         cause = f": {error.__cause__}" if error.__cause__ is not None else ""
         return text + cause
+
+    def _is_no_choice(self, override: str) -> bool:
+        """Whether a group is given null or a number, which Hydra answers with a trace."""
+        key, _, value = override.partition("=")
+        return bool(re.fullmatch(r"null|true|false|[\d.]+", value)) and key in self._groups()
+
+    def _choose(self, override: str) -> str:
+        choices = self.list_groups_options(override.partition("=")[0])
+        return f"a group takes one of its choices; there is {', '.join(choices)}"
 
     def _groups(self, parent: str = "") -> list[str]:
         """The config groups of recap, nested ones by their path."""
@@ -260,7 +271,9 @@ def _without_effect(cfg: DictConfig, overrides: Sequence[str]) -> list[str]:
         key = override.removeprefix("~").split("=")[0]
         if not OmegaConf.select(cfg, key):
             continue
-        if override.startswith("~"):
+        if override.startswith("~") and "." not in key:
+            faults.append(f"~{key}: the experiment states values of it; choose with {key}=…")
+        elif override.startswith("~"):
             faults.append(f"~{key}: its template brings this value back; write {key}=null")
         elif override == f"{key}={{}}":
             faults.append(f"{override} takes nothing out; write ~{key}.<entry> for each entry")

@@ -25,7 +25,7 @@ def fill_templates(cfg: DictConfig) -> None:
     plain = OmegaConf.to_container(cfg, resolve=False)
     assert isinstance(plain, dict)
     tasks = _mapping(_mapping(plain.get("model")).get("tasks"))
-    if "task" in plain and tasks:
+    if isinstance(plain.get("task"), dict) and tasks:
         cfg.model.tasks = {name: filled(row, plain["task"], "task") for name, row in tasks.items()}
     optimizer, schedule = _mapping(plain.get("optimizer")), _mapping(plain.get("schedule"))
     for key, default in SCHEDULE.items() if schedule else ():
@@ -40,8 +40,9 @@ def fill_templates(cfg: DictConfig) -> None:
             if not isinstance(row, dict | None):
                 continue
             # the files are each partition's own, also where it refers to those of train_data
-            own = {"inputs": row["inputs"]} if "inputs" in (row or {}) else {}
-            rest = {key: value for key, value in (row or {}).items() if key != "inputs"}
+            stated = _mapping(row)
+            own = {"inputs": stated["inputs"]} if "inputs" in stated else {}
+            rest = {key: value for key, value in stated.items() if key != "inputs"}
             full = {**own, **filled(rest, template, "train_data")}
             if full != row:  # to set a row is slow, and the second time most of them stand
                 cfg.validation_data[name] = full

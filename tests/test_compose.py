@@ -436,6 +436,10 @@ def test_a_choice_of_tower_is_the_template_of_every_task():
         ("modle/backbone=mlp", "modle/backbone: there is no such group; close: model/backbone"),
         ("optimizer=adm", "optimizer=adm: there is no such choice; close: adam"),
         ("model/backbone=masknet", "model/backbone=masknet: there is no such choice; close: mask_"),
+        (
+            "optimizer=null",
+            "optimizer=null: a group takes one of its choices; there is adagrad, adam, adamw, sgd",
+        ),
         ("experiment=local_prd", "experiment=local_prd: there is no such choice; close: local_"),
         (
             f"{TOWERS}.is_favorite.learning_rate=4e-4",
@@ -472,6 +476,11 @@ def test_a_choice_of_tower_is_the_template_of_every_task():
 def test_what_cannot_be_meant_is_refused_with_what_is_near(override: str, fault: str):
     [only] = refusal(override)
     assert fault in only
+
+
+def test_a_section_that_the_experiment_fills_is_not_taken_out():
+    [only] = refusal("experiment=kuairand", "~optimizer")
+    assert only == "~optimizer: the experiment states values of it; choose with optimizer=…"
 
 
 def test_all_misspelt_overrides_are_refused_in_one_message():

@@ -7,7 +7,8 @@ import yaml
 from omegaconf import OmegaConf
 
 from recap.binding import binding_faults
-from recap.compose import CONF, compose
+from recap.check import _own_number_faults, prepare
+from recap.compose import CONF, Refused, compose
 
 GROUPS = ("data", "experiment", "model", "optimizer", "schedule", "task", "tracking", "training")
 PRIMARIES = sorted(path.stem for path in CONF.glob("*.yaml"))
@@ -72,6 +73,49 @@ def test_every_choice_works_with_the_other_experiment_too(group: str):
     for path in sorted(CONF.glob(f"{group}/*.yaml")):
         choice = f"{group}={path.stem}"
         assert faults("experiment=kuairand", choice, *NEEDS.get(choice, [])) == [], choice
+
+
+@pytest.mark.parametrize(
+    ("override", "fault"),
+    [
+        ("~model.tasks", "model.tasks=null: must be a mapping, task → what differs from the"),
+        ("~model.inputs", "model.inputs=null: must be a mapping, input → {_target_: …}"),
+        ("model.tasks.like=3", "model.tasks.like=3: must be a mapping, {_target_: …}"),
+        ("model.inputs.embeddings=3", "model.inputs.embeddings=3: must be a mapping"),
+        ("validation_data=null", "validation_data=null: must be a mapping, partition → {inputs"),
+        ("validation_data.valid=3", "validation_data.valid=3: must be a mapping, {_target_: …}"),
+        ("train_data=null", "train_data=null: must be a mapping, {_target_: …}"),
+        ("~optimizer._target_", "optimizer._target_: missing; it names what is made of these"),
+        ("optimizer.multi_task_learning_rates=3", "optimizer.multi_task_learning_rates=3: must"),
+        (
+            "optimizer.multi_task_learning_rates.tower_learning_rates=3",
+            "optimizer.multi_task_learning_rates.tower_learning_rates=3: must be",
+        ),
+        (
+            "+schedule.towers.like.peak=3",
+            "schedule.towers.like.peak: no curve has such a number; close: ",
+        ),
+    ],
+)
+def test_what_is_no_mapping_where_one_must_stand_is_refused(
+    tmp_path: Path, override: str, fault: str
+):
+    save_dir = f"training.save_dir={tmp_path}"
+    with pytest.raises(Refused) as error:
+        prepare(compose("experiment=kuairand", f"data_root={tmp_path}", save_dir, override))
+    assert [line for line in error.value.faults if line.startswith(fault)]
+
+
+def test_an_own_number_may_be_any_field_of_the_schedules_curve_or_a_bare_rate():
+    schedule = {
+        "curve": {"_target_": "mine.Decay", "half_life_steps": 5},
+        "backbone": 0.1,
+        "towers": {"like": {"half_life_steps": 3, "half_life": 3}, "click": 0.1},
+        "tables": {"tab": 1e-4},
+    }
+    assert list(_own_number_faults(schedule, ("like", "click"))) == [
+        "schedule.towers.like.half_life: no curve has such a number; close: half_life_steps"
+    ]
 
 
 def test_no_task_stands_in_a_schedule_an_optimizer_or_a_model():
