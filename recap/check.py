@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from recap.binding import binding_faults
-from recap.compose import Refused
+from recap.compose import SECTIONS, Refused
 from recap.data.decode import num_slots
 from recap.data.parquet import ParquetData
 from recap.data.partition_faults import partition_faults
@@ -63,9 +63,14 @@ def prepare(cfg: DictConfig) -> Experiment:
     try:
         plain = OmegaConf.to_container(cfg, resolve=True)
     except OmegaConfBaseException as error:
-        raise Refused([f"{error.full_key}: {_first_line(error)}"]) from error
+        # what refers into a section that is null cannot be resolved either
+        nulls = [name for name in SECTIONS if cfg[name] is None]
+        faults = [f"{name}=null: must be a mapping, {{_target_: …}}" for name in nulls]
+        raise Refused(faults or [f"{error.full_key}: {_first_line(error)}"]) from error
     assert isinstance(plain, dict)
     faults = list(binding_faults(plain, ""))
+    if shapes := list(_shape_faults(plain, faults)):
+        raise Refused(faults + shapes)
     if (ranks := world_size()) > 1:
         faults.append(f"{ranks} processes were started: a run is one process; start it by itself")
     parts = _instantiate_sections(cfg, faults)
@@ -117,6 +122,31 @@ def prepare(cfg: DictConfig) -> Experiment:
     )
 
 
+def _shape_faults(plain: Mapping[Any, Any], faults: list[str]) -> Iterator[str]:
+    """What must be a mapping and is not, or lacks a ``_target_``; not what is at fault already."""
+    holds = {
+        "validation_data": "partition → {inputs: …}; ~validation_data.<partition> takes one out",
+        "model.inputs": "input → {_target_: …}",
+        "model.tasks": "task → what differs from the section task, {} for nothing",
+    }
+    model = plain["model"] if isinstance(plain["model"], dict) else {"inputs": {}, "tasks": {}}
+    nodes = {"validation_data": plain["validation_data"]}
+    nodes |= {f"model.{key}": model.get(key) for key in ("inputs", "tasks")}
+    for place, rows in list(nodes.items()):
+        if isinstance(rows, dict):
+            nodes |= {f"{place}.{name}": row for name, row in rows.items()}
+    for name in ("training", "model", "train_data", "optimizer", "tracking"):
+        nodes[name] = plain[name]
+    for place, node in nodes.items():
+        if _any_at(faults, place):
+            continue
+        if not isinstance(node, dict):
+            shape = holds.get(place, "{_target_: …}")
+            yield f"{place}={'null' if node is None else node}: must be a mapping, {shape}"
+        elif "_target_" not in node and place not in holds:
+            yield f"{place}._target_: missing; it names what is made of these values"
+
+
 def _instantiate_sections(cfg: DictConfig, faults: list[str]) -> dict[str, Any]:
     """Every section without a fault as its object; adds the faults of those that refuse."""
     parts: dict[str, Any] = {"validation_data": {}}
@@ -149,8 +179,9 @@ def _joining_faults(plain: Mapping[Any, Any], parts: Mapping[str, Any]) -> Itera
     if not isinstance(plain["model"]["tasks"], dict):
         return  # refused as ill-typed
     tasks = tuple(plain["model"]["tasks"])
-    if (rates := plain["optimizer"].get("multi_task_learning_rates")) is not None:
-        place = "optimizer.multi_task_learning_rates.tower_learning_rates"
+    place = "optimizer.multi_task_learning_rates.tower_learning_rates"
+    rates = plain["optimizer"].get("multi_task_learning_rates")
+    if isinstance(rates, dict) and isinstance(rates.get("tower_learning_rates"), dict):
         for task in (task for task in tasks if task not in rates["tower_learning_rates"]):
             yield f"{place}: no rate for task {task}; towers are {', '.join(tasks)}"
         for task in (task for task in rates["tower_learning_rates"] if task not in tasks):
@@ -304,10 +335,10 @@ def _lines(place: str, error: BaseException) -> list[str]:
 
 @contextmanager
 def _collected(faults: list[str], place: str) -> Iterator[None]:
-    """Turns a ValueError into faults at ``place``."""
+    """Turns what refuses or lacks an argument into faults at ``place``."""
     try:
         yield
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         faults += _lines(place, error)
 
 
