@@ -112,7 +112,8 @@ def test_an_architecture_that_was_changed_in_between_is_refused(tiny: Tiny):
         f"training.save_dir={tiny.root / 'run'}: the checkpoint is of another architecture; "
         "return to it or name another folder; these differ:"
     )
-    assert "  inputs.embeddings.tables.video.weight: in the checkpoint only" in differences
+    table = "inputs.embeddings.collection.embedding_bags.video.weight"
+    assert f"  {table}: in the checkpoint only" in differences
     assert "  towers.like.layers.0.weight: [8, 8] in the checkpoint, [8, 4] in the model" in (
         differences
     )
