@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import typing
 from collections.abc import Iterator
 from difflib import get_close_matches
@@ -10,6 +11,8 @@ from typing import Any
 
 import hydra
 import typeguard
+
+logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)  # says what is raised once more
 
 
 def binding_faults(node: Any, path: str) -> Iterator[str]:
@@ -30,7 +33,7 @@ def binding_faults(node: Any, path: str) -> Iterator[str]:
     except (ImportError, ValueError, TypeError, NameError, AttributeError) as error:
         if isinstance(error, TypeError | NameError | AttributeError):
             return  # a target whose annotations cannot be read is left to its own checks
-        reason = (str(error).splitlines() or [""])[0]
+        reason = [*str(error).splitlines(), ""][:2][-1]  # the first line repeats the target
         yield f"{path}._target_: {node['_target_']!r} cannot be imported: {reason}"
         return
     open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())

@@ -265,10 +265,16 @@ def _schedule_faults(schedule: dict[str, Any]) -> list[str]:
 
 
 def _without_effect(cfg: DictConfig, overrides: Sequence[str]) -> list[str]:
-    """The overrides that take something out which is still there."""
+    """The overrides that take something out which is still there, or set what no row takes."""
     faults = []
+    raw = str(OmegaConf.to_container(cfg, resolve=False))
     for override in overrides:
         key = override.removeprefix("~").split("=")[0]
+        if key.startswith("schedule.curve.") and f"${{{key}}}" not in raw:
+            faults.append(
+                f"{key}: no rate takes it, every tower and the backbone state their own; "
+                "write schedule.towers.<task>… or schedule.backbone…"
+            )
         if not OmegaConf.select(cfg, key):
             continue
         if override.startswith("~") and "." not in key:

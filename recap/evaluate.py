@@ -88,15 +88,18 @@ def objective(results: Results, name: str) -> float:
 
 
 def shown(results: Results) -> Results:
-    """The part of the metrics that a person reads at the end of a run."""
+    """The part of the metrics that a person reads at the end of a run.
+
+    Partitions that are called after the only task they measure come last, as one.
+    """
     columns = ("auroc", "log_loss", "rce", "nrce", "calibration", "examples", "positives")
-    return {
-        partition: {
-            task: {
+    rows: dict[str, dict[str, dict[str, float]]] = {}
+    own = "its own partition"
+    for partition, tasks in sorted(results.items(), key=lambda item: [*item[1]] == [item[0]]):
+        name = own if [*tasks] == [partition] else partition
+        for task, row in tasks.items():
+            rows.setdefault(name, {})[task] = {
                 metric: int(row[metric]) if metric in ("examples", "positives") else row[metric]
                 for metric in columns
             }
-            for task, row in tasks.items()
-        }
-        for partition, tasks in results.items()
-    }
+    return rows

@@ -86,11 +86,17 @@ def _train(experiment: Experiment, cfg: DictConfig) -> float | None:
         Progress(training.num_train_steps, first_step=at.step) as progress,
     ):
         results = fit(experiment, run, progress, at)
+        value = None
+        if training.objective is not None:
+            value = objective(results, training.objective)
+            run.log(at.step, {"objective": value})
     log.info("\n%s\n", metrics_table(shown(results)))
+    if value is not None:
+        log.info("objective %s: %.5f", training.objective, value)
     log.info("run: %s", experiment.save_dir)
     if run.view:
         log.info("look at it: %s", run.view)
-    return objective(results, training.objective) if training.objective else None
+    return value
 
 
 def fit(experiment: Experiment, run: Run, progress: Progress, at: Place) -> Results:

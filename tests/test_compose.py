@@ -239,8 +239,11 @@ def test_own_numbers_given_on_the_command_line_win_too(schedule: str, number: st
 def test_the_curve_overridden_reaches_every_tower_without_numbers_of_its_own():
     rates = tower_rates("experiment=kuairand", "schedule.curve.learning_rate=0.02")
     assert {rate["learning_rate"] for rate in rates.values()} == {0.02}
-    rates = tower_rates("experiment=local_prod", "schedule.curve.learning_rate=0.02")
-    assert rates["is_favorited"]["learning_rate"] == 0.0008
+
+
+def test_a_number_of_the_curve_that_every_row_states_itself_is_refused():
+    with pytest.raises(Refused, match=r"schedule\.curve\.learning_rate: no rate takes it, every"):
+        tower_rates("experiment=local_prod", "schedule.curve.learning_rate=0.02")
 
 
 def test_a_single_rate_is_overridden_in_place():
