@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -164,6 +165,8 @@ def _collection(
             f"embedding tables need torchrec, which cannot be imported ({error}); install it as "
             "README.md says, or leave the tables out of model.inputs"
         ) from error
+    # torchrec asks torch in a way that torch warns of, once a run, in words for torchrec's authors
+    logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
     configs = []
     for name, table in tables.items():
         slots = _slots(features[name][0], schema.sparse[features[name][0]], num_slots)
