@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
@@ -156,8 +157,7 @@ def _collection(
     num_slots: Mapping[str, int],
 ) -> nn.Module:
     try:  # here and not above: it takes seconds, and a dense model runs without it
-        with warnings.catch_warnings():  # fbgemm deprecates its own modules while importing them
-            warnings.simplefilter("ignore", DeprecationWarning)
+        with _quiet_import():
             from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
             from torchrec.modules.embedding_modules import EmbeddingBagCollection
     except ImportError as error:
@@ -182,6 +182,19 @@ def _collection(
             )
         )
     return EmbeddingBagCollection(tables=configs)
+
+
+@contextmanager
+def _quiet_import() -> Iterator[None]:
+    """fbgemm deprecates its own modules and logs every library file while it is imported."""
+    before = logging.root.manager.disable
+    logging.disable(logging.INFO)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            yield
+    finally:
+        logging.disable(before)
 
 
 def _key(table: str, feature: str) -> str:
