@@ -26,14 +26,14 @@ class DenseInputs(nn.Module):
             raise ValueError(f"dense inputs listed twice: {', '.join(twice)}; list each once")
         if faults := [_missing(name, schema) for name in names if name not in schema.dense]:
             raise ValueError("; ".join(faults))
-        self.names = tuple(names)
+        self.reads = tuple(names)
         self.out_features = sum(schema.dense[name].width for name in names)
         # Follows the model through .to() and .double(), also in a model without a single weight.
         self.register_buffer("precision", torch.empty(0), persistent=False)
 
     def forward(self, batch: Batch) -> Tensor:
         """The columns, [B, out_features]."""
-        columns = [batch.dense[name].to(self.precision.dtype) for name in self.names]
+        columns = [batch.dense[name].to(self.precision.dtype) for name in self.reads]
         if not columns:
             return self.precision.new_empty(len(batch), 0)
         joined = columns[0] if len(columns) == 1 else torch.cat(columns, dim=1)

@@ -119,6 +119,11 @@ class EmbeddingTables(nn.Module):
         self.widths = [table.embedding_dim * len(self.features[n]) for n, table in tables.items()]
         self.out_features = sum(self.widths)
 
+    @property
+    def reads(self) -> set[str]:
+        """The sparse inputs that are read."""
+        return set().union(*self.features.values())
+
     def table(self, name: str) -> nn.EmbeddingBag:
         """The table called ``name``; its weight is [slots, embedding_dim]."""
         table = self.collection.get_submodule(f"embedding_bags.{module_key(name)}")

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from recap.batch import Batch
-from recap.model.dense import DenseInputs
 from recap.model.embeddings import EmbeddingTables
 from recap.model.engagement_rates import EngagementRates
 from recap.model.module_names import module_key
@@ -67,7 +66,8 @@ class HeavyRanker(nn.Module):
     """Logits [B, T] of a batch, columns in the order of ``tasks``.
 
     ``inputs`` are built by ``build(schema, num_slots)``; their outputs [B, D], concatenated in the
-    order of the mapping, are the features. ``backbone`` and each tower are built by
+    order of the mapping, are the features. An input, or a layer in it, says as ``reads`` which of
+    the schema's inputs it takes from a batch. ``backbone`` and each tower are built by
     ``build(in_features)``. All of them say their ``out_features``. What towers read is the
     ``multi_task_type``:
 
@@ -94,7 +94,7 @@ class HeavyRanker(nn.Module):
         self.inputs = nn.ModuleDict()
         for name, build in inputs.items():
             with _collect(faults, f"model.inputs.{name}"):
-                self.inputs[module_key(name)] = _sized(build(schema, num_slots))
+                self.inputs[module_key(name)] = _reading(_sized(build(schema, num_slots)))
         _refuse(faults + _tables_named_twice(self._tables()))
 
         self.tasks = tuple(tasks)
@@ -165,16 +165,8 @@ class HeavyRanker(nn.Module):
 
     @property
     def input_names(self) -> set[str]:
-        """The schema's inputs that the model reads."""
-        names: set[str] = set()
-        for layer in self.modules():
-            if isinstance(layer, DenseInputs):
-                names.update(layer.names)
-            elif isinstance(layer, EmbeddingTables):
-                names.update(*layer.features.values())
-            elif isinstance(layer, EngagementRates):
-                names.update(layer.reads)
-        return names
+        """The schema's inputs that the model reads: those that its layers say as ``reads``."""
+        return _read_by(self)
 
     def _tables(self) -> list[tuple[str, nn.EmbeddingBag]]:
         return [
@@ -246,6 +238,19 @@ def _sized(module: nn.Module) -> nn.Module:
     if not isinstance(getattr(module, "out_features", None), int):
         raise ValueError(
             f"{type(module).__name__} has no out_features; a module of a ranker says its width"
+        )
+    return module
+
+
+def _read_by(module: nn.Module) -> set[str]:
+    return set().union(*(getattr(layer, "reads", ()) for layer in module.modules()))
+
+
+def _reading(module: nn.Module) -> nn.Module:
+    if not _read_by(module):
+        raise ValueError(
+            f"{type(module).__name__} says of no input that it reads it; an input of a ranker, "
+            "or a layer in it, names those of the schema that it takes from a batch as `reads`"
         )
     return module
 

@@ -170,6 +170,31 @@ def test_the_model_says_which_inputs_it_reads():
     assert ranker().input_names == {"continuous", "binary", "video_id"}
 
 
+class FirstColumn(nn.Module):
+    """An input of somebody's own: the first number of each row."""
+
+    reads, out_features = ("continuous",), 1
+
+    def __init__(self, schema, num_slots):
+        super().__init__()
+
+    def forward(self, batch):
+        return batch.dense["continuous"][:, :1]
+
+
+def test_an_input_of_ones_own_says_what_it_reads():
+    assert ranker(inputs={"first": FirstColumn}).input_names == {"continuous"}
+
+
+def test_an_input_that_does_not_say_what_it_reads_is_refused():
+    class Silent(FirstColumn):
+        reads = ()
+
+    message = r"model\.inputs\.first: Silent says of no input that it reads it; .* as `reads`"
+    with pytest.raises(ValueError, match=message):
+        ranker(inputs={"first": Silent})
+
+
 def test_logits_are_float32_under_bfloat16_autocast():
     model, batch = ranker(), impressions()
     model.eval()
