@@ -15,9 +15,9 @@ import tempfile
 
 from bench.report import own_settings
 from bench.speed import measure
-from recap.check import instantiate
 from recap.compose import compose
 from recap.data.synthetic import write_synthetic
+from recap.experiment import instantiate
 
 DEFAULTS = {
     "rows": "20480",

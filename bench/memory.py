@@ -18,10 +18,10 @@ from contextlib import closing
 from time import perf_counter
 
 from bench.report import conditions, own_settings, peak_memory_mb, table
-from recap.check import instantiate
 from recap.compose import compose
 from recap.data.parquet import ParquetData
 from recap.data.synthetic import write_synthetic
+from recap.experiment import instantiate
 
 DEFAULTS = {"small_gb": "0.4", "large_gb": "1.6", "directory": "", "batch_size": "1024"}
 ROW_BYTES = 21_200  # of a written row on disk

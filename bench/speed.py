@@ -21,10 +21,10 @@ import torch
 from bench.report import conditions, peak_memory_mb, table
 from recap import train
 from recap.batch import Batch
-from recap.check import Experiment, prepare
 from recap.compose import compose
 from recap.data.decode import columns_of
 from recap.evaluate import evaluate
+from recap.experiment import Experiment, prepare
 from recap.optimizer import set_learning_rates
 
 HEADER = ("part", "examples/s", "ms per step", "lowest … highest examples/s")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 import logging
+import re
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any
 
@@ -52,6 +53,36 @@ def binding_faults(node: Any, path: str) -> Iterator[str]:
             )
             if required and name not in given and name != "self":
                 yield f"{path}.{name}: missing; {node['_target_']} needs it"
+
+
+def shape_faults(plain: Mapping[Any, Any], faults: list[str]) -> Iterator[str]:
+    """What must be a mapping and is not, or lacks a ``_target_``; not what is at fault already."""
+    holds = {
+        "validation_data": "partition → {inputs: …}; ~validation_data.<partition> takes one out",
+        "model.inputs": "input → {_target_: …}",
+        "model.tasks": "task → what differs from the section task, {} for nothing",
+    }
+    model = plain["model"] if isinstance(plain["model"], dict) else {"inputs": {}, "tasks": {}}
+    nodes = {"validation_data": plain["validation_data"]}
+    nodes |= {f"model.{key}": model.get(key) for key in ("inputs", "tasks")}
+    for place, rows in list(nodes.items()):
+        if isinstance(rows, dict):
+            nodes |= {f"{place}.{name}": row for name, row in rows.items()}
+    for name in ("training", "model", "train_data", "optimizer", "tracking"):
+        nodes[name] = plain[name]
+    for place, node in nodes.items():
+        if any_at(faults, place):
+            continue
+        if not isinstance(node, dict):
+            shape = holds.get(place, "{_target_: …}")
+            yield f"{place}={'null' if node is None else node}: must be a mapping, {shape}"
+        elif "_target_" not in node and place not in holds:
+            yield f"{place}._target_: missing; it names what is made of these values"
+
+
+def any_at(faults: list[str], *places: str) -> bool:
+    """Whether a fault is at or below one of the places."""
+    return any(re.match(rf"{re.escape(place)}\b", fault) for fault in faults for place in places)
 
 
 def _is_hydras(key: Any) -> bool:

@@ -20,7 +20,7 @@ SCHEDULE: dict[str, Any] = {"single_task": False, "backbone": {}, "towers": {}, 
 def fill_templates(cfg: DictConfig) -> None:
     """Completes every row from its template, in place; a second time follows what changed since.
 
-    What is no mapping where one must stand is left as it is: ``recap.check`` refuses it.
+    What is no mapping where one must stand is left as it is: ``recap.experiment`` refuses it.
     """
     plain = OmegaConf.to_container(cfg, resolve=False)
     assert isinstance(plain, dict)

@@ -23,12 +23,12 @@ from torch.nn.utils import clip_grad_norm_
 
 from recap import checkpoint
 from recap.batch import Batch
-from recap.check import Experiment, prepare
 from recap.compose import Refused, hydra_command
 from recap.console import Progress, metrics_table
 from recap.data.files import DataError
 from recap.divergence import LossWindow, refuse_divergence
 from recap.evaluate import Results, evaluate, flat, objective, shown
+from recap.experiment import Experiment, prepare
 from recap.optimizer import set_learning_rates
 from recap.signals import Stopped, stop_signals
 from recap.tracking import Run
@@ -48,8 +48,8 @@ def train(cfg: DictConfig) -> float | None:
     """Trains, evaluates and tracks; returns the metric that ``training.objective`` names.
 
     Raises:
-        Refused: see ``recap.check.prepare``; also a run directory of another architecture, or one
-            that another process trains in.
+        Refused: see ``recap.experiment.prepare``; also a run directory of another architecture, or
+            one that another process trains in.
         Diverged, DataError, CheckpointError: what only shows while training; a checkpoint of an
             earlier step is in place.
         Stopped: after Ctrl-C or SIGTERM, with a checkpoint of the step it came in.

@@ -11,10 +11,10 @@ import pytest
 import torch
 from tiny import Tiny, rows, write
 
-from recap.check import prepare
 from recap.compose import Refused
 from recap.data.files import DataError
 from recap.data.order import Lane
+from recap.experiment import prepare
 
 SCHEMA = "train_data.seg_dense_schema"
 PART_0, PART_1 = "train/part-0.parquet", "train/part-1.parquet"

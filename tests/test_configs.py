@@ -7,8 +7,9 @@ import yaml
 from omegaconf import OmegaConf
 
 from recap.binding import binding_faults
-from recap.check import _own_number_faults, prepare
 from recap.compose import CONF, Refused, compose
+from recap.experiment import prepare
+from recap.joining import own_number_faults
 
 GROUPS = ("data", "experiment", "model", "optimizer", "schedule", "task", "tracking", "training")
 PRIMARIES = sorted(path.stem for path in CONF.glob("*.yaml"))
@@ -113,7 +114,7 @@ def test_an_own_number_may_be_any_field_of_the_schedules_curve_or_a_bare_rate():
         "towers": {"like": {"half_life_steps": 3, "half_life": 3}, "click": 0.1},
         "tables": {"tab": 1e-4},
     }
-    assert list(_own_number_faults(schedule, ("like", "click"))) == [
+    assert list(own_number_faults(schedule, ("like", "click"))) == [
         "schedule.towers.like.half_life: no curve has such a number; close: half_life_steps"
     ]
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from tiny import Tiny
 
-from recap.check import Experiment, prepare
 from recap.evaluate import Results, evaluate, flat, objective, shown
+from recap.experiment import Experiment, prepare
 from recap.metrics import RankingMetrics
 
 

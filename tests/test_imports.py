@@ -13,7 +13,7 @@ VOCABULARY = {"schema", "batch"}
 PARTS = {"data", "model", "optimizer", "schedule", "loss", "metrics", "training"}
 SERVICES = {"distributed", "checkpoint", "tracking", "console", "signals"}
 COMPOSITION = {"compose", "templates", "binding"}  # the command line: what verbs are made with
-VERBS = {"train", "evaluate", "check", "sweep", "divergence"}
+VERBS = {"train", "evaluate", "experiment", "joining", "sweep", "divergence"}
 
 # verbs that live beside the part that they run; only their command may reach out of it, see below
 COMMANDS = {Path("data/synthetic.py"), Path("data/convert.py")}

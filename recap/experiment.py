@@ -1,0 +1,170 @@
+"""A composed config made into the objects of an experiment, or refused with all its faults."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import hydra
+import torch
+from hydra.errors import InstantiationException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from recap.binding import any_at, binding_faults, shape_faults
+from recap.compose import SECTIONS, Refused
+from recap.data.decode import num_slots
+from recap.data.parquet import ParquetData
+from recap.data.partition_faults import partition_faults
+from recap.distributed import world_size
+from recap.joining import joining_faults
+from recap.loss import MultiTaskLoss
+from recap.model.heavy_ranker import HeavyRanker
+from recap.tracking import Tracker
+from recap.training import Training
+
+# lists reach Python as lists, and every other node without a target as a dict
+instantiate = functools.partial(hydra.utils.instantiate, _convert_="object")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Everything a run is made of, checked against each other."""
+
+    training: Training
+    ranker: HeavyRanker
+    loss: MultiTaskLoss
+    optimizer: torch.optim.Optimizer
+    train_data: ParquetData
+    validation_data: Mapping[str, ParquetData]
+    tracker: Tracker
+
+    @property
+    def save_dir(self) -> Path:
+        """The run's folder, absolute."""
+        return Path(self.training.save_dir).absolute()
+
+
+def prepare(cfg: DictConfig) -> Experiment:
+    """The experiment that ``cfg`` describes.
+
+    Raises:
+        Refused: anything that would stop the run later: unknown, missing and ill-typed keys, values
+            out of range, sections that do not fit each other by task name, files that are missing,
+            damaged or lack what the schema names, a folder that cannot be written.
+    """
+    try:
+        plain = OmegaConf.to_container(cfg, resolve=True)
+    except OmegaConfBaseException as error:
+        # what refers into a section that is null cannot be resolved either
+        nulls = [name for name in SECTIONS if cfg[name] is None]
+        faults = [f"{name}=null: must be a mapping, {{_target_: …}}" for name in nulls]
+        raise Refused(faults or [f"{error.full_key}: {_first_line(error)}"]) from error
+    assert isinstance(plain, dict)
+    faults = list(binding_faults(plain, ""))
+    if shapes := list(shape_faults(plain, faults)):
+        raise Refused(faults + shapes)
+    if (ranks := world_size()) > 1:
+        faults.append(f"{ranks} processes were started: a run is one process; start it by itself")
+    parts = _instantiate_sections(cfg, faults)
+    faults += joining_faults(plain, parts)
+    training: Training | None = parts.get("training")
+    train_data: ParquetData | None = parts.get("train_data")
+    ranker: HeavyRanker | None = None
+    optimizer: torch.optim.Optimizer | None = None
+    if training is not None:
+        torch.manual_seed(training.seed)
+    unread = ("train_data.preprocess", "train_data.seg_dense_schema.sparse")
+    if train_data is not None and "model" in parts and not any_at(faults, *unread):
+        with _collected(faults, "model"):
+            schema = train_data.schema
+            slots = {name: num_slots(sparse) for name, sparse in schema.sparse.items()}
+            ranker = parts["model"](schema, slots)
+    if train_data is not None and not any_at(faults, *unread):
+        for name, data in parts["validation_data"].items():
+            section = f"validation_data.{name}"
+            if any_at(faults, f"{section}.preprocess", f"{section}.seg_dense_schema.sparse"):
+                continue
+            inputs = None if ranker is None else ranker.input_names
+            faults += partition_faults(section, data.schema, train_data.schema, inputs)
+    if ranker is not None and training is not None:
+        ranker.to(training.torch_device)
+        if "optimizer" in parts and not any_at(faults, "optimizer"):
+            with _collected(faults, "optimizer"):
+                optimizer = parts["optimizer"](**ranker.parameters_by_kind())
+    if faults:
+        raise Refused(list(dict.fromkeys(faults)))
+    assert training is not None
+    assert train_data is not None
+    assert ranker is not None
+    assert optimizer is not None
+    loss = MultiTaskLoss(
+        ranker.tasks,
+        pos_weight=ranker.pos_weights,
+        task_weights=ranker.loss_weights,
+        reduction=training.loss_reduction,
+    ).to(training.torch_device)
+    return Experiment(
+        training,
+        ranker,
+        loss,
+        optimizer,
+        train_data,
+        parts["validation_data"],
+        parts["tracking"],
+    )
+
+
+def _instantiate_sections(cfg: DictConfig, faults: list[str]) -> dict[str, Any]:
+    """Every section without a fault as its object; adds the faults of those that refuse."""
+    parts: dict[str, Any] = {"validation_data": {}}
+    nodes = [(name, cfg[name]) for name in ("training", "model", "train_data", "optimizer")]
+    nodes += [("tracking", cfg.tracking)]
+    nodes += [(f"validation_data.{name}", node) for name, node in cfg.validation_data.items()]
+    for name, node in nodes:
+        if any_at(faults, name):
+            continue
+        try:
+            made = instantiate(node)
+        except InstantiationException as error:
+            cause = error.__cause__ or error
+            place = getattr(error, "full_key", None) or name
+            match = [line for line in str(error).splitlines() if line.startswith("full_key: ")]
+            if match:
+                place = match[0].removeprefix("full_key: ")
+            faults += _lines(place, cause)
+            continue
+        section, _, partition = name.partition(".")
+        if partition:
+            parts[section][partition] = made
+        else:
+            parts[section] = made
+    return parts
+
+
+def _lines(place: str, error: BaseException) -> list[str]:
+    """One fault per line of the error, each with its place."""
+    return [
+        line
+        if line.startswith(f"{place.split('.')[0]}.")
+        else f"{place}{'.' if re.match(r'[a-z_0-9]+=', line) else ': '}{line}"
+        for line in str(error).splitlines()
+    ]
+
+
+@contextmanager
+def _collected(faults: list[str], place: str) -> Iterator[None]:
+    """Turns what refuses or lacks an argument into faults at ``place``."""
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        faults += _lines(place, error)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [""])[0]

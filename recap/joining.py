@@ -1,0 +1,162 @@
+"""What does not fit between the sections of a config, and between them and the outside."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from recap.data.decode import num_slots
+from recap.data.parquet import ParquetData
+
+
+def joining_faults(plain: Mapping[Any, Any], parts: Mapping[str, Any]) -> Iterator[str]:
+    """What does not fit between sections, and between sections and the outside."""
+    if not isinstance(plain["model"]["tasks"], dict):
+        return  # refused as ill-typed
+    tasks = tuple(plain["model"]["tasks"])
+    place = "optimizer.multi_task_learning_rates.tower_learning_rates"
+    rates = plain["optimizer"].get("multi_task_learning_rates")
+    if isinstance(rates, dict) and isinstance(rates.get("tower_learning_rates"), dict):
+        for task in (task for task in tasks if task not in rates["tower_learning_rates"]):
+            yield f"{place}: no rate for task {task}; towers are {', '.join(tasks)}"
+        for task in (task for task in rates["tower_learning_rates"] if task not in tasks):
+            yield f"{place}.{task}: a rate for no tower; towers are {', '.join(tasks)}"
+    if schedule := plain.get("schedule"):
+        yield from own_number_faults(schedule, tasks)
+    datas = {f"validation_data.{name}": d for name, d in parts["validation_data"].items()}
+    if "train_data" in parts:
+        datas = {"train_data": parts["train_data"], **datas}
+    for section, data in datas.items():
+        yield from _data_faults(section, data, tasks)
+    yield from _training_faults(plain["training"], plain["validation_data"], tasks)
+
+
+def own_number_faults(schedule: Mapping[str, Any], tasks: tuple[str, ...]) -> Iterator[str]:
+    """A task's own numbers may be for any kind of curve, so any curve's fields are allowed."""
+    from recap import schedule as curves
+
+    kinds = (
+        curves.Constant,
+        curves.LinearRampToConstant,
+        curves.LinearRampToCosine,
+        curves.PiecewiseConstant,
+    )
+    known = {"_target_"}.union(*(inspect.signature(kind).parameters for kind in kinds))
+    known |= schedule["curve"].keys()  # also those of a curve of the user's own
+    for task in schedule["towers"]:
+        if task not in tasks:
+            yield f"schedule.towers.{task}: no such task; tasks are {', '.join(tasks)}"
+    rows = {f"towers.{name}": row for name, row in schedule["towers"].items()}
+    rows |= {f"tables.{name}": row for name, row in schedule["tables"].items()}
+    for place, row in {**rows, "backbone": schedule["backbone"]}.items():
+        for key in row if isinstance(row, dict) else ():  # a bare number is a constant rate
+            if key not in known:
+                close = get_close_matches(key, known, n=1) or [", ".join(sorted(known))]
+                yield f"schedule.{place}.{key}: no curve has such a number; close: {close[0]}"
+
+
+def _data_faults(section: str, data: ParquetData, tasks: tuple[str, ...]) -> Iterator[str]:
+    if section != "train_data":
+        for task in data.evaluation_tasks or ():
+            if task not in tasks:
+                yield (
+                    f"{section}.evaluation_tasks: {task} is no task of the model; "
+                    f"tasks are {', '.join(tasks)}"
+                )
+        tasks = tuple(task for task in data.evaluation_tasks or tasks if task in tasks)
+    elif data.evaluation_tasks is not None:
+        yield "train_data.evaluation_tasks: only a validation partition has them; set it to null"
+    labels = data.seg_dense_schema.labels
+    known = []
+    for task in tasks:
+        if task in labels:
+            known.append(task)
+        else:
+            close = get_close_matches(task, labels, n=1)
+            hint = f"close: {close[0]}" if close else f"labels are {', '.join(labels)}"
+            yield f"{section}.seg_dense_schema.labels: no label column for task {task}; {hint}"
+    try:
+        data.schema  # noqa: B018 the widths that preprocessing leaves
+    except (ValueError, OSError) as error:
+        yield f"{section}.preprocess: {error}"
+    for name, sparse in data.seg_dense_schema.sparse.items():
+        try:
+            num_slots(sparse)
+        except ValueError as error:
+            yield f"{section}.seg_dense_schema.sparse.{name}: {error}"
+    try:
+        sources = data.sources
+    except ValueError as error:
+        yield from (f"{section}.inputs: {line}" for line in str(error).splitlines())
+        return
+    if not sources:
+        yield f"{section}.inputs=[] names no file"
+        return
+    for fault in data.faults(known):
+        yield f"{section}.seg_dense_schema: {fault}"
+    rows = sum(source.num_rows for source in sources)
+    if section == "train_data" and rows < data.global_batch_size:
+        yield (
+            f"train_data.global_batch_size={data.global_batch_size}: "
+            f"the files hold only {rows} rows"
+        )
+
+
+def _training_faults(
+    training: Mapping[str, Any], partitions: Mapping[str, Any], tasks: tuple[str, ...]
+) -> Iterator[str]:
+    """By the plain values: they are judged even where another of the section is refused."""
+    save_dir, initial = training.get("save_dir"), training.get("initial_checkpoint_dir")
+    objective = training.get("objective")
+    if isinstance(save_dir, str) and (fault := _unwritable(Path(save_dir))):
+        yield f"training.save_dir={save_dir}: {fault}"
+    if isinstance(initial, str):
+        from recap.checkpoint import CheckpointError, find
+
+        try:
+            find(Path(initial))
+        except CheckpointError as error:
+            yield f"training.initial_checkpoint_dir: {error}"
+    if isinstance(objective, str):
+        yield from _objective_faults(objective, partitions, tasks)
+
+
+def _objective_faults(
+    objective: str, partitions: Mapping[str, Any], tasks: tuple[str, ...]
+) -> Iterator[str]:
+    from recap.metrics import METRIC_NAMES
+
+    place = f"training.objective={objective}"
+    parts = objective.split("/")
+    if len(parts) != 3:
+        yield f"{place}: must be <partition>/<task or mean>/<metric>"
+        return
+    partition, task, metric = parts
+    if partition not in partitions:
+        yield f"{place}: no partition {partition}; there is {', '.join(partitions) or 'none'}"
+    elif task not in (
+        "mean",
+        *(measured := partitions[partition].get("evaluation_tasks") or tasks),
+    ):
+        yield (
+            f"{place}: partition {partition} does not measure task {task}; "
+            f"it measures {', '.join(measured)}, and mean"
+        )
+    if metric not in METRIC_NAMES:
+        yield f"{place}: no metric {metric}; there is {', '.join(METRIC_NAMES)}"
+
+
+def _unwritable(folder: Path) -> str | None:
+    """Why files cannot be made in ``folder``, which need not exist yet."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".probe-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        return f"cannot be written ({error.strerror}); name a folder that can"
+    return None
