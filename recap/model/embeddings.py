@@ -38,6 +38,7 @@ class LayerNormedEmbeddings(nn.Module):
             raise ValueError("feature_names=[] must name at least one dense input")
         # All names together, so that every faulty one is in the same message.
         self.out_features = DenseInputs(schema, feature_names).out_features
+        self.embedding_dims = [schema.dense[name].width for name in feature_names]
         self.embeddings = nn.ModuleList(DenseInputs(schema, [name]) for name in feature_names)
         self.layer_norms = nn.ModuleDict(
             {module_key(name): nn.LayerNorm(schema.dense[name].width) for name in feature_names}
@@ -116,6 +117,9 @@ class EmbeddingTables(nn.Module):
         self.settings = dict(tables)
         self.collection = _collection(self.features, tables, schema, num_slots or {})
         self.dropouts = nn.ModuleList(nn.Dropout(table.dropout) for table in tables.values())
+        self.embedding_dims = [
+            table.embedding_dim for name, table in tables.items() for _ in self.features[name]
+        ]
         self.widths = [table.embedding_dim * len(self.features[n]) for n, table in tables.items()]
         self.out_features = sum(self.widths)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -37,7 +37,7 @@ class AffineMap:
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """Settings of one task; ``tower`` builds its network from the width of what it reads.
+    """Settings of one task; ``tower`` builds its network over what it reads, see HeavyRanker.
 
     ``pos_weight`` weighs the positives' loss and ``loss_weight`` the task's among all tasks; the
     model only carries them. ``initial_rate``, 0 to 1, is the probability that the untrained tower's
@@ -45,7 +45,7 @@ class Task:
     1708.02002, section 4.1); None starts it at 0.
     """
 
-    tower: Callable[[int], nn.Module]
+    tower: Callable[[int, Sequence[slice]], nn.Module]
     pos_weight: float = 1.0
     loss_weight: float = 1.0
     initial_rate: float | None = None
@@ -67,11 +67,12 @@ class HeavyRanker(nn.Module):
 
     ``inputs`` are built by ``build(schema, num_slots)``; their outputs [B, D], concatenated in the
     order of the mapping, are the features. An input, or a layer in it, says as ``reads`` which of
-    the schema's inputs it takes from a batch. ``backbone`` and each tower are built by
-    ``build(in_features)``. All of them say their ``out_features``. What towers read is the
-    ``multi_task_type``:
+    the schema's inputs it takes from a batch; an input made of embedding vectors says their widths,
+    ``embedding_dims``. ``backbone`` and each tower are built by ``build(in_features, embedded)``,
+    where ``embedded`` are the columns of each embedding vector. All of them say their
+    ``out_features``. What towers read is the ``multi_task_type``:
 
-    - ``share_all``: the backbone's output;
+    - ``share_all``: the backbone's output, which has no embedding vectors;
     - ``share_partial``: the features, then the backbone's output, concatenated;
     - ``share_none``: the features; there is no backbone.
 
@@ -86,7 +87,7 @@ class HeavyRanker(nn.Module):
         *,
         multi_task_type: MultiTaskType,
         inputs: Mapping[str, Callable[..., nn.Module]],
-        backbone: Callable[[int], nn.Module] | None,
+        backbone: Callable[[int, Sequence[slice]], nn.Module] | None,
         tasks: Mapping[str, Task],
     ) -> None:
         super().__init__()
@@ -94,27 +95,28 @@ class HeavyRanker(nn.Module):
         self.inputs = nn.ModuleDict()
         for name, build in inputs.items():
             with _collect(faults, f"model.inputs.{name}"):
-                self.inputs[module_key(name)] = _reading(_sized(build(schema, num_slots)))
+                self.inputs[module_key(name)] = _reading(_filled(build(schema, num_slots)))
         _refuse(faults + _tables_named_twice(self._tables()))
 
         self.tasks = tuple(tasks)
         self.pos_weights = {name: task.pos_weight for name, task in tasks.items()}
         self.loss_weights = {name: task.loss_weight for name, task in tasks.items()}
         self.in_features: int = sum(_width(layer) for layer in self.inputs.values())
+        embedded = _embedded(self.inputs.values())
         self.backbone: nn.Module | None = None
         if backbone is not None:
             with _collect(faults, "model.backbone"):
-                self.backbone = _sized(backbone(self.in_features))
+                self.backbone = _sized(backbone(self.in_features, embedded))
         _refuse(faults)
 
         self.features_to_towers = multi_task_type != "share_all"
-        width = self.in_features if self.features_to_towers else 0
+        width, seen = (self.in_features, embedded) if self.features_to_towers else (0, ())
         width += _width(self.backbone) if self.backbone is not None else 0
         self.towers = nn.ModuleDict()
         self.affine_maps = nn.ModuleDict()
         for name, task in tasks.items():
             with _collect(faults, f"model.tasks.{name}"):
-                tower = self.towers[module_key(name)] = _ending_in_one(task.tower(width))
+                tower = self.towers[module_key(name)] = _ending_in_one(task.tower(width, seen))
                 if task.initial_rate is not None:
                     last = [layer for layer in tower.modules() if isinstance(layer, nn.Linear)][-1]
                     nn.init.constant_(
@@ -232,6 +234,28 @@ def _width(module: nn.Module) -> int:
     width = module.out_features
     assert isinstance(width, int)
     return width
+
+
+def _embedded(inputs: Iterable[nn.Module]) -> tuple[slice, ...]:
+    """Where each embedding vector lies in the concatenated outputs of the inputs."""
+    found, start = [], 0
+    for layer in inputs:
+        stop = start
+        for dim in getattr(layer, "embedding_dims", ()):
+            found.append(slice(stop, stop + dim))
+            stop += dim
+        start += _width(layer)
+    return tuple(found)
+
+
+def _filled(layer: nn.Module) -> nn.Module:
+    dims = getattr(_sized(layer), "embedding_dims", None)
+    if dims is not None and sum(dims) != layer.out_features:
+        raise ValueError(
+            f"{type(layer).__name__} has embedding_dims={list(dims)}, which must add up to its "
+            f"out_features={layer.out_features}; an input of other columns too is two inputs"
+        )
+    return layer
 
 
 def _sized(module: nn.Module) -> nn.Module:

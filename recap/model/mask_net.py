@@ -83,12 +83,14 @@ class MaskNet(nn.Module):
 
     Parallel blocks all read the input, and their outputs are concatenated. In series, each block
     reads the one before. The mask comes from the input in both. ``mlp`` builds the top from its
-    input width.
+    input width. ``embedded`` is not read: every network of a ranker is built by the same call.
     """
 
     def __init__(
         self,
         in_features: int,
+        embedded: Sequence[slice] = (),
+        *,
         mask_blocks: Sequence[MaskBlockConfig],
         mlp: Callable[[int], MLP] | None = None,
         use_parallel: bool = True,

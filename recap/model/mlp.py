@@ -17,12 +17,15 @@ class MLP(nn.Module):
     a bare Linear; ``final_layer_activation`` puts a ReLU behind it, never a batch norm or a
     dropout. Biases start at 0, weights as ``init`` says: "xavier_uniform" (Glorot and Bengio, 2010)
     or "fan_in_uniform", U(−1/√in, 1/√in), which starts a narrow last layer nearer to 0 (LeCun et
-    al., Efficient BackProp, 1998, up to a factor √3).
+    al., Efficient BackProp, 1998, up to a factor √3). ``embedded`` is not read: every network of a
+    ranker is built by the same call.
     """
 
     def __init__(
         self,
         in_features: int,
+        embedded: Sequence[slice] = (),
+        *,
         layer_sizes: Sequence[int],
         batch_norm: BatchNorm | None = None,
         dropout: float | None = None,

@@ -64,8 +64,9 @@ def impressions(rows=4):
 class Constant(nn.Module):
     """Gives the same numbers for every example, and keeps what it was given."""
 
-    def __init__(self, in_features, values):
+    def __init__(self, in_features, embedded, values):
         super().__init__()
+        self.embedded = embedded
         self.in_features, self.out_features = in_features, len(values)
         self.values = torch.tensor(values)
 
@@ -110,6 +111,43 @@ def test_inputs_are_concatenated_in_the_order_of_the_mapping():
     torch.testing.assert_close(
         model(batch)[:, 0], model.towers["click"](model.backbone(features))[:, 0]
     )
+
+
+@pytest.mark.parametrize("multi_task_type", ["share_all", "share_partial", "share_none"])
+def test_networks_are_told_where_the_embedding_vectors_lie(multi_task_type):
+    schema = Schema(
+        labels={"click": "is_click"},
+        dense={"x": Dense(column="x", length=3), "user": Dense(column="u", length=2)},
+        sparse={"a": Sparse(column="a", num_buckets=9), "b": Sparse(column="b", num_buckets=9)},
+    )
+    names = {"continuous_feature_names": ["x"], "feature_names_to_concat": []}
+    table = EmbeddingTable(embedding_dim=4, features=["a", "b"])
+    model: Any = HeavyRanker(
+        schema,
+        multi_task_type=multi_task_type,
+        inputs={
+            "user": partial(LayerNormedEmbeddings, feature_names=["user"]),
+            "featurization": partial(Log1pAbs, **names),
+            "ids": partial(EmbeddingTables, tables={"both": table}),
+        },
+        backbone=None if multi_task_type == "share_none" else partial(Constant, values=[7.0]),
+        tasks={"click": Task(tower=partial(Constant, values=[0.5]))},
+    )
+    # user 2, featurization 3, then the table's vector of a and of b
+    embedded = (slice(0, 2), slice(5, 9), slice(9, 13))
+    assert model.in_features == 13
+    assert model.backbone is None or model.backbone.embedded == embedded
+    assert model.towers["click"].embedded == (() if multi_task_type == "share_all" else embedded)
+
+
+def test_an_input_that_embedding_vectors_do_not_fill_is_refused():
+    class Half(LayerNormedEmbeddings):
+        def __init__(self, schema, num_slots):
+            super().__init__(schema, feature_names=["continuous"])
+            self.embedding_dims = [2]
+
+    with pytest.raises(ValueError, match=r"inputs.half: Half has embedding_dims=\[2\], .*=3;"):
+        ranker(inputs={"half": Half})
 
 
 def test_logits_come_in_the_order_of_the_tasks():
@@ -293,7 +331,7 @@ def test_the_forward_pass_compiles_into_one_graph():
             "model.tasks.click: the tower ends in 8 outputs and must end in 1",
         ),
         (
-            {"backbone": lambda in_features: nn.Identity()},
+            {"backbone": lambda in_features, embedded: nn.Identity()},
             "model.backbone: Identity has no out_features",
         ),
         (

@@ -35,7 +35,7 @@ def test_the_reduction_factor_is_of_the_mask_input_rounded_down():
 
 
 def test_parallel_blocks_all_read_the_input_and_are_concatenated():
-    net: Any = MaskNet(6, BLOCKS, use_parallel=True)
+    net: Any = MaskNet(6, mask_blocks=BLOCKS, use_parallel=True)
     features = torch.randn(5, 6)
     expected = torch.cat([block(features, features) for block in net.mask_blocks], dim=1)
     assert net.out_features == 4 + 3
@@ -43,7 +43,7 @@ def test_parallel_blocks_all_read_the_input_and_are_concatenated():
 
 
 def test_serial_blocks_read_the_block_before_and_the_mask_reads_the_input():
-    net: Any = MaskNet(6, BLOCKS, use_parallel=False)
+    net: Any = MaskNet(6, mask_blocks=BLOCKS, use_parallel=False)
     features = torch.randn(5, 6)
     first, second = net.mask_blocks
     assert second.mask_layer[0].in_features == 6
@@ -55,7 +55,7 @@ def test_serial_blocks_read_the_block_before_and_the_mask_reads_the_input():
 @pytest.mark.parametrize(("use_parallel", "width"), [(True, 7), (False, 3)])
 def test_an_mlp_on_top_reads_the_blocks(use_parallel, width):
     mlp = partial(MLP, layer_sizes=[8, 2])
-    net: Any = MaskNet(6, BLOCKS, mlp=mlp, use_parallel=use_parallel)
+    net: Any = MaskNet(6, mask_blocks=BLOCKS, mlp=mlp, use_parallel=use_parallel)
     assert net.mlp.layers[0].in_features == width
     assert net.out_features == 2
     assert net(torch.randn(5, 6)).shape == (5, 2)
@@ -81,9 +81,9 @@ def test_a_faulty_block_is_refused(settings, message):
 
 def test_a_reduction_to_nothing_is_refused():
     with pytest.raises(ValueError, match=r"reduction_factor=0\.1 of 6 inputs leaves no mask"):
-        MaskNet(6, [MaskBlockConfig(output_size=4, reduction_factor=0.1)])
+        MaskNet(6, mask_blocks=[MaskBlockConfig(output_size=4, reduction_factor=0.1)])
 
 
 def test_a_mask_net_without_blocks_is_refused():
     with pytest.raises(ValueError, match=r"must list at least one block; .* is model/backbone=mlp"):
-        MaskNet(6, [])
+        MaskNet(6, mask_blocks=[])

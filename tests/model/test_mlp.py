@@ -14,7 +14,9 @@ def kinds(mlp):
 
 
 def test_a_hidden_layer_is_linear_batch_norm_relu_dropout_and_the_last_is_bare():
-    mlp: Any = MLP(3, [8, 1], batch_norm=BatchNorm(affine=False, momentum=0.2), dropout=0.1)
+    mlp: Any = MLP(
+        3, layer_sizes=[8, 1], batch_norm=BatchNorm(affine=False, momentum=0.2), dropout=0.1
+    )
     assert kinds(mlp) == ["Linear", "BatchNorm1d", "ReLU", "Dropout", "Linear"]
     norm, dropout = mlp.layers[1], mlp.layers[3]
     assert (norm.num_features, norm.affine, norm.momentum, dropout.p) == (8, False, 0.2, 0.1)
@@ -22,16 +24,18 @@ def test_a_hidden_layer_is_linear_batch_norm_relu_dropout_and_the_last_is_bare()
 
 
 def test_a_final_activation_is_a_relu_alone():
-    mlp: Any = MLP(3, [8, 2], batch_norm=BatchNorm(), dropout=0.1, final_layer_activation=True)
+    mlp: Any = MLP(
+        3, layer_sizes=[8, 2], batch_norm=BatchNorm(), dropout=0.1, final_layer_activation=True
+    )
     assert kinds(mlp)[4:] == ["Linear", "ReLU"]
 
 
 def test_one_layer_is_enough():
-    assert kinds(MLP(3, [2])) == ["Linear"]
+    assert kinds(MLP(3, layer_sizes=[2])) == ["Linear"]
 
 
 def test_the_output_is_that_of_the_weights():
-    mlp: Any = MLP(2, [2, 1])
+    mlp: Any = MLP(2, layer_sizes=[2, 1])
     with torch.no_grad():
         mlp.layers[0].weight.copy_(torch.tensor([[1.0, 1.0], [1.0, -1.0]]))
         mlp.layers[2].weight.copy_(torch.tensor([[10.0, 1.0]]))
@@ -41,7 +45,7 @@ def test_the_output_is_that_of_the_weights():
 
 def test_weights_start_xavier_uniform_and_biases_at_zero():
     torch.manual_seed(0)
-    first: Any = MLP(100, [50, 1]).layers[0]
+    first: Any = MLP(100, layer_sizes=[50, 1]).layers[0]
     bound = (6 / (100 + 50)) ** 0.5
     assert 0.95 * bound < first.weight.abs().max() <= bound
     assert not first.bias.any()
@@ -70,10 +74,10 @@ def test_a_momentum_outside_its_range_is_refused(momentum):
 
 def test_weights_start_within_the_bound_of_their_init():
     xavier, fan_in = (
-        next(MLP(100, [50], init=init).parameters()).abs().max()
+        next(MLP(100, layer_sizes=[50], init=init).parameters()).abs().max()
         for init in ("xavier_uniform", "fan_in_uniform")
     )
     assert 0.19 < xavier <= (6 / 150) ** 0.5  # 0.2
     assert 0.09 < fan_in <= 0.1
     with pytest.raises(ValueError, match="init='zeros' must be xavier_uniform or fan_in_uniform"):
-        MLP(2, [1], init="zeros")  # pyright: ignore[reportArgumentType]
+        MLP(2, layer_sizes=[1], init="zeros")  # pyright: ignore[reportArgumentType]
