@@ -7,11 +7,12 @@ import logging
 import re
 import typing
 from collections.abc import Iterator, Mapping
-from difflib import get_close_matches
 from typing import Any
 
 import hydra
 import typeguard
+
+from recap.nearest import nearest
 
 logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)  # says what is raised once more
 
@@ -41,8 +42,8 @@ def binding_faults(node: Any, path: str) -> Iterator[str]:
     given = {key: value for key, value in node.items() if not _is_hydras(key)}
     for key, value in given.items():
         if key not in parameters and not open_ended:
-            close = get_close_matches(key, parameters, n=1) or [", ".join(parameters)]
-            yield f"{path}.{key}: {node['_target_']} takes no such key; close: {close[0]}"
+            hint = nearest(key, parameters)
+            yield f"{path}.{key}: {node['_target_']} takes no such key; {hint}"
         elif key in hints and (fault := _type_fault(value, hints[key])):
             yield f"{path}.{key}={value!r}: {fault}"
     if not node.get("_partial_"):

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import CompactHydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from recap.nearest import nearest
 from recap.templates import SCHEDULE, fill_templates
 
 _HERE = Path(__file__).resolve().parent
@@ -146,7 +146,7 @@ class Composer(ConfigLoaderImpl):
         referred = self._referred | _referred_sections(cfg)
         for name in (str(name) for name in cfg):
             if name not in {*known, *referred, "hydra", config_name}:
-                faults.append(f"{name}: nothing reads this section{_close(name, known)}")
+                faults.append(f"{name}: nothing reads this section; {nearest(name, known)}")
         if "schedule" in cfg:
             plain: Any = OmegaConf.to_container(cfg.schedule, resolve=False)
             faults += _schedule_faults(plain)
@@ -157,16 +157,16 @@ class Composer(ConfigLoaderImpl):
         if match := re.search(r"Could not override '([^']+)'", text):
             key = getattr(error.__cause__, "full_key", None) or match[1]
             if "/" in key:
-                return f"{key}: there is no such group{_close(key, self._groups())}"
-            close = _close(key, _dotted_keys(self._composed) + self._groups())
-            return f"{key}: there is no such key{close}; a new one takes a + before"
+                return f"{key}: there is no such group; {nearest(key, self._groups())}"
+            close = nearest(key, _dotted_keys(self._composed) + self._groups())
+            return f"{key}: there is no such key; {close}; a new one takes a + before"
         if match := re.search(r"Could not delete.*?'([^']+)'.* (does not exist|defaults)", text):
-            close = _close(match[1], _dotted_keys(self._composed) + self._groups())
-            return f"~{match[1]}: there is nothing of this name to take out{close}"
+            close = nearest(match[1], _dotted_keys(self._composed) + self._groups())
+            return f"~{match[1]}: there is nothing of this name to take out; {close}"
         if match := re.search(r"Could not find '([^']+)/([^'/]+)'", text):
             group, choice = match[1].removeprefix("/"), match[2]
             choices = self.list_groups_options(group)
-            return f"{group}={choice}: there is no such choice{_close(choice, choices)}"
+            return f"{group}={choice}: there is no such choice; {nearest(choice, choices)}"
         cause = f": {error.__cause__}" if error.__cause__ is not None else ""
         return text + cause
 
@@ -248,7 +248,7 @@ def _schedule_faults(schedule: dict[str, Any]) -> list[str]:
     faults = []
     for key in schedule:
         if key not in keys:
-            faults.append(f"schedule.{key}: nothing reads this key{_close(key, keys)}")
+            faults.append(f"schedule.{key}: nothing reads this key; {nearest(key, keys)}")
     if not isinstance(curve := schedule.get("curve"), dict):
         faults.append(
             f"schedule.curve={curve}: must be a mapping, {{_target_: …}}; for the same rate at "
@@ -295,17 +295,3 @@ def _dotted_keys(node: Any, prefix: str = "") -> list[str]:
                 if not node._is_interpolation():
                     keys += _dotted_keys(node._get_node(key), f"{prefix}{key}.")
     return keys
-
-
-def _close(name: str, names: list[str]) -> str:
-    """ "; close: a" with the nearest of ``names``, by the whole name or by its last part."""
-    close = get_close_matches(name, names, n=1, cutoff=0.5)
-    last = {key.rsplit(".", 1)[-1]: key for key in reversed(names)}
-    if "." in name and (
-        by_last := get_close_matches(name.rsplit(".", 1)[-1], last, n=1, cutoff=0.8)
-    ):
-        candidates = [*close, last[by_last[0]]]
-        close = get_close_matches(name, candidates, n=1, cutoff=0.0)
-    if close:
-        return f"; close: {close[0]}"
-    return f"; there is {', '.join(names)}" if len(names) < 20 else ""

@@ -5,12 +5,12 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Iterator, Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from recap.data.decode import num_slots
 from recap.data.parquet import ParquetData
+from recap.nearest import nearest
 
 
 def joining_faults(plain: Mapping[Any, Any], parts: Mapping[str, Any]) -> Iterator[str]:
@@ -55,8 +55,8 @@ def own_number_faults(schedule: Mapping[str, Any], tasks: tuple[str, ...]) -> It
     for place, row in {**rows, "backbone": schedule["backbone"]}.items():
         for key in row if isinstance(row, dict) else ():  # a bare number is a constant rate
             if key not in known:
-                close = get_close_matches(key, known, n=1) or [", ".join(sorted(known))]
-                yield f"schedule.{place}.{key}: no curve has such a number; close: {close[0]}"
+                hint = nearest(key, sorted(known))
+                yield f"schedule.{place}.{key}: no curve has such a number; {hint}"
 
 
 def _data_faults(section: str, data: ParquetData, tasks: tuple[str, ...]) -> Iterator[str]:
@@ -76,9 +76,8 @@ def _data_faults(section: str, data: ParquetData, tasks: tuple[str, ...]) -> Ite
         if task in labels:
             known.append(task)
         else:
-            close = get_close_matches(task, labels, n=1)
-            hint = f"close: {close[0]}" if close else f"labels are {', '.join(labels)}"
-            yield f"{section}.seg_dense_schema.labels: no label column for task {task}; {hint}"
+            place = f"{section}.seg_dense_schema.labels"
+            yield f"{place}: no label column for task {task}; {nearest(task, labels)}"
     try:
         data.schema  # noqa: B018 the widths that preprocessing leaves
     except (ValueError, OSError) as error:

@@ -51,9 +51,9 @@ def test_several_processes_are_refused_instead_of_training_the_same_run_twice(
 def test_a_missing_column_is_named_with_the_nearest_one(tiny: Tiny):
     assert faults(tiny, f"{SCHEMA}.dense.continuous.column=cc") == [
         f"{SCHEMA}: {PART_0} and 1 more files: column 'cc' of input continuous is missing; "
-        "close: 'c'",
+        "close: c",
         "validation_data.valid.seg_dense_schema: valid/part-0.parquet: "
-        "column 'cc' of input continuous is missing; close: 'c'",
+        "column 'cc' of input continuous is missing; close: c",
     ]
 
 
@@ -62,7 +62,7 @@ def test_a_missing_label_column_is_named_with_the_nearest_one(tiny: Tiny):
     columns["is_liked"] = columns.pop("is_like")
     write(tiny.root / PART_1, columns)
     assert fault(tiny) == (
-        f"{SCHEMA}: {PART_1}: label column 'is_like' of task like is missing; close: 'is_liked'"
+        f"{SCHEMA}: {PART_1}: label column 'is_like' of task like is missing; close: is_liked"
     )
 
 

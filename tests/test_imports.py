@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1] / "recap"
 MODULES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.py"))
 
-VOCABULARY = {"schema", "batch"}
+VOCABULARY = {"schema", "batch", "nearest"}
 PARTS = {"data", "model", "optimizer", "schedule", "loss", "metrics", "training"}
 SERVICES = {"distributed", "checkpoint", "tracking", "console", "signals"}
 COMPOSITION = {"compose", "templates", "binding"}  # the command line: what verbs are made with
@@ -71,7 +71,9 @@ def below(here: str) -> set[str]:
         return VOCABULARY | PARTS | SERVICES | COMPOSITION | VERBS
     if here in PARTS | SERVICES:
         return VOCABULARY | {here}
-    return {"templates"} if here == "compose" else set()
+    if here in COMPOSITION:
+        return VOCABULARY | ({"templates"} if here == "compose" else set())
+    return set()
 
 
 @pytest.mark.parametrize("module", [m for m in MODULES if m not in COMMANDS], ids=str)

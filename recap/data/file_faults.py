@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from difflib import get_close_matches
 from functools import lru_cache
 
 import numpy as np
@@ -11,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recap.data.decode import stored_dtype
+from recap.nearest import nearest
 from recap.schema import DENSE_DTYPES, Dense, Schema, Sparse
 
 
@@ -19,19 +19,20 @@ def file_faults(file: pa.Schema, schema: Schema, tasks: Sequence[str]) -> Iterat
     for name, dense in schema.dense.items():
         for column in dense.stored_in:
             if column not in file.names:
-                yield f"column {column!r} of input {name} is missing{_close(column, file)}"
+                yield f"column {column!r} of input {name} is missing; {nearest(column, file.names)}"
             elif fault := _dense_fault(file.field(column).type, dense):
                 yield f"column {column!r} of input {name} {fault}"
     for name, sparse in schema.sparse.items():
         if sparse.column not in file.names:
             missing = f"column {sparse.column!r} of input {name} is missing"
-            yield f"{missing}{_close(sparse.column, file)}"
+            yield f"{missing}; {nearest(sparse.column, file.names)}"
         elif fault := _sparse_fault(file.field(sparse.column).type, sparse):
             yield f"column {sparse.column!r} of input {name} {fault}"
     for task in tasks:
         column = schema.labels[task]
         if column not in file.names:
-            yield f"label column {column!r} of task {task} is missing{_close(column, file)}"
+            missing = f"label column {column!r} of task {task} is missing"
+            yield f"{missing}; {nearest(column, file.names)}"
         elif not _is_number(file.field(column).type):
             kind = file.field(column).type
             yield f"label column {column!r} of task {task} holds {kind}, not numbers of 0 and 1"
@@ -109,8 +110,3 @@ def _is_text(held: pa.DataType) -> bool:
 
 def _is_number(held: pa.DataType) -> bool:
     return pa.types.is_integer(held) or pa.types.is_floating(held) or pa.types.is_boolean(held)
-
-
-def _close(column: str, file: pa.Schema) -> str:
-    close = get_close_matches(column, file.names, n=1)
-    return f"; close: {close[0]!r}" if close else f"; the file has {len(file.names)} columns"

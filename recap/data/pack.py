@@ -13,6 +13,7 @@ from recap.data.file_faults import file_faults
 from recap.data.files import DataError
 from recap.data.layout import raw_array, raw_field, storage_dtype
 from recap.data.reshape import require
+from recap.nearest import nearest
 from recap.schema import Schema
 
 
@@ -25,8 +26,8 @@ class Pack:
     def __init__(self, schema: Schema, stored: Mapping[str, str], besides: Sequence[str]) -> None:
         if unknown := [name for name in stored if name not in schema.dense]:
             raise ValueError(
-                f"stored: no dense group is named {unknown[0]!r}; there are "
-                f"{', '.join(schema.dense)}"
+                f"stored: no dense group is named {unknown[0]!r}; "
+                f"{nearest(unknown[0], schema.dense)}"
             )
         self._schema, self._besides = schema, tuple(besides)
         self._stored = {

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping
-from difflib import get_close_matches
 
 import numpy as np
 import pyarrow as pa
@@ -28,6 +27,7 @@ from recap.data.drawn import (
     Bags,
     DenseGroup,
 )
+from recap.nearest import nearest
 from recap.schema import Schema
 
 STRENGTH = 2.0  # standard deviation of the logits
@@ -216,6 +216,4 @@ def _refuse_faults(
 
 
 def _unknown(section: str, what: str, name: str, known: list[str]) -> str:
-    close = get_close_matches(name, known, n=1)
-    hint = f"close: {close[0]!r}" if close else f"there are {', '.join(known)}"
-    return f"{section}: no {what} is named {name!r}; {hint}"
+    return f"{section}: no {what} is named {name!r}; {nearest(name, known)}"

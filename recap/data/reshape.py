@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from typing import Any, Literal, get_args
 
 import pyarrow as pa
@@ -13,6 +12,7 @@ from pyarrow import fs
 
 from recap.data.files import DataError, matching_paths
 from recap.data.readers import Types, read_batches
+from recap.nearest import nearest
 
 pc: Any = pyarrow.compute  # made at import, so that type checkers see none of its functions
 
@@ -176,8 +176,7 @@ def evaluated(table: pa.Table, expression: Any, place: str) -> Any:
     name, of = options.pop("function", None), options.pop("of", None)
     known = [*pc.list_functions(), "cast"]
     if name not in known or not hasattr(pc, name) or not isinstance(of, Sequence):
-        close = get_close_matches(str(name), known, n=1)
-        hint = f"; close: {close[0]!r}" if close and name != close[0] else ""
+        hint = "" if name in known else f"; {nearest(str(name), known)}"
         raise DataError(
             f"{place}: write {{function: a function of pyarrow.compute, of: [columns, numbers]}}, "
             f"not {dict(expression)}{hint}"
@@ -202,9 +201,7 @@ def require(
     for column in columns:
         if column not in table.column_names:
             names = [*dict.fromkeys([*table.column_names, *known])]
-            close = get_close_matches(column, names, n=1)
-            hint = f"close: {close[0]!r}" if close else f"there are {', '.join(names)}"
-            faults.append(f"{where}: there is no column {column!r}; {hint}")
+            faults.append(f"{where}: there is no column {column!r}; {nearest(column, names)}")
     if faults:
         raise DataError("\n".join(faults))
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from difflib import get_close_matches
 
 import torch
 from torch import Tensor, nn
 
 from recap.batch import Batch
+from recap.nearest import nearest
 from recap.schema import Schema
 
 
@@ -43,7 +43,4 @@ class DenseInputs(nn.Module):
 def _missing(name: str, schema: Schema) -> str:
     if name in schema.sparse:
         return f"input {name!r} is sparse and belongs in embedding tables; a dense one is needed"
-    close = get_close_matches(name, schema.dense, n=3)
-    return f"dense input {name!r} is not in the schema; " + (
-        f"close: {', '.join(close)}" if close else f"it has {', '.join(schema.dense) or 'none'}"
-    )
+    return f"dense input {name!r} is not in the schema; {nearest(name, schema.dense)}"

@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import partial
 from typing import Literal
 
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from recap.batch import Batch
 from recap.model.dense import DenseInputs
 from recap.model.module_names import module_key
+from recap.nearest import nearest
 from recap.schema import Schema, Sparse
 
 
@@ -247,7 +247,4 @@ def _slots(feature: str, sparse: Sparse, num_slots: Mapping[str, int]) -> int | 
 def _missing(feature: str, schema: Schema) -> str:
     if feature in schema.dense:
         return f"feature {feature!r} is dense, a sparse one is needed"
-    close = get_close_matches(feature, schema.sparse, n=3)
-    return f"sparse feature {feature!r} is not in the schema; " + (
-        f"close: {', '.join(close)}" if close else f"it has {', '.join(schema.sparse) or 'none'}"
-    )
+    return f"sparse feature {feature!r} is not in the schema; {nearest(feature, schema.sparse)}"

@@ -347,7 +347,7 @@ def test_missing_columns_and_wrong_types_are_told_with_the_nearest_name(folder):
         "column 'c' of input continuous holds lists of 2; the schema says 3 × float32",
         "column 'tag' of input tags holds list<element: string>, not numbers",
         "column 'row' of input row holds int64; a separator=',' needs strings",
-        "label column 'is_lik' of task like is missing; close: 'is_like'",
+        "label column 'is_lik' of task like is missing; close: is_like",
     ]
 
 

@@ -228,11 +228,11 @@ def test_all_faults_come_at_once(tmp_path):
             kinds={"binary": "string", "continous": "count"},
         )
     assert str(refused.value).splitlines() == [
-        "rates: no task is named 'clik'; close: 'click'",
+        "rates: no task is named 'clik'; close: click",
         "rates.like=1.0: a share of positives lies between 0 and 1",
         "informative=0.0: the share of columns is above 0 and at most 1",
         "kinds.binary='string' is not one of heavy_tailed, normal, count, binary",
-        "kinds: no input is named 'continous'; close: 'continuous'",
+        "kinds: no input is named 'continous'; close: continuous",
     ]
 
 

@@ -135,7 +135,7 @@ def test_a_faulty_embedding_is_refused():
     with pytest.raises(ValueError, match="at least one dense input"):
         LayerNormedEmbeddings(SCHEMA, feature_names=[])
     with pytest.raises(
-        ValueError, match=r"'user' is not in the schema; it has .*; dense input 'autor_embedding'"
+        ValueError, match=r"'user' is not in the schema; there is .*; dense input 'autor_embedding'"
     ):
         LayerNormedEmbeddings(SCHEMA, feature_names=["user", "autor_embedding"])
 

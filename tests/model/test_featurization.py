@@ -128,7 +128,7 @@ def test_center_and_scale_can_be_left_out():
         ),
         (
             {"feature_names_to_concat": ["xyz"]},
-            "'xyz' is not in the schema; it has continuous, binary",
+            "'xyz' is not in the schema; there is continuous, binary",
         ),
         ({"continuous_feature_names": []}, "must name at least one dense input"),
         (
