@@ -79,6 +79,7 @@ def test_all_that_is_misspelt_is_refused_without_a_trace(tmp_path: Path):
         ("recap.train", "Trains the ranker that an experiment describes"),
         ("recap.data.synthetic", "Writes a data set of the experiment's schema"),
         ("recap.data.convert", "Turns tables of CSV or Parquet files"),
+        ("recap.data.statistics", "Counts every dense column of train_data"),
     ],
 )
 def test_help_says_what_the_command_does_its_groups_and_two_examples(

@@ -16,7 +16,7 @@ COMPOSITION = {"compose", "templates", "binding"}  # the command line: what verb
 VERBS = {"train", "evaluate", "experiment", "joining", "sweep", "divergence"}
 
 # verbs that live beside the part that they run; only their command may reach out of it, see below
-COMMANDS = {Path("data/synthetic.py"), Path("data/convert.py")}
+COMMANDS = {Path(f"data/{name}.py") for name in ("synthetic", "convert", "statistics")}
 HYDRA = {Path(f"{name}.py") for name in COMPOSITION | VERBS} | COMMANDS
 TABLES = Path("model/embeddings.py")  # the one module that needs torchrec
 

@@ -77,11 +77,11 @@ class Tiny:
             *more,
         ]
 
-    def config(self, *overrides: str, run: str = "run") -> DictConfig:
-        """The composed config."""
+    def config(self, *overrides: str, run: str = "run", config_name: str = "train") -> DictConfig:
+        """The composed config of the command ``config_name``."""
         search = f"hydra.searchpath=[file://{HERE / 'conf'}]"
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            return compose("train", [search, *self.overrides(*overrides, run=run)])
+            return compose(config_name, [search, *self.overrides(*overrides, run=run)])
 
     def train(self, *overrides: str, run: str = "run") -> float | None:
         """Trains in this process."""
