@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import logging
 import re
+import types
 import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -15,6 +17,44 @@ import typeguard
 from recap.nearest import nearest
 
 logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)  # says what is raised once more
+
+
+def completed(node: Any) -> Any:
+    """``node`` with the ``_target_`` of every row that its parent's signature tells.
+
+    Where a parameter is annotated with a dataclass, or with a mapping or sequence of one, a mapping
+    without a ``_target_`` can mean nothing else: ``{index: 3, value: 1}`` under ``stratifiers``.
+    """
+    if isinstance(node, list):
+        return [completed(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    hints = _hints(node["_target_"]) if "_target_" in node else {}
+    return {key: completed(_told(value, hints.get(key))) for key, value in node.items()}
+
+
+def _told(value: Any, hint: Any) -> Any:
+    """``value`` as what ``hint`` says it is, if that is a dataclass or holds one."""
+    if isinstance(value, list | dict) and (kinds := typing.get_args(hint)):
+        if typing.get_origin(hint) in (typing.Union, types.UnionType):
+            fitting = [kind for kind in kinds if kind is not type(None)]
+            return _told(value, fitting[0]) if len(fitting) == 1 else value
+        if isinstance(value, list):
+            return [_told(item, kinds[0]) for item in value]
+        return {key: _told(item, kinds[-1]) for key, item in value.items()}
+    if isinstance(value, dict) and "_target_" not in value and dataclasses.is_dataclass(hint):
+        assert isinstance(hint, type)
+        return {"_target_": f"{hint.__module__}.{hint.__qualname__}", **value}
+    return value
+
+
+def _hints(target: Any) -> dict[str, Any]:
+    """Annotations of a target's parameters; none where it cannot be had, which is refused later."""
+    try:
+        called = hydra.utils.get_object(target)
+        return typing.get_type_hints(called.__init__ if inspect.isclass(called) else called)
+    except (ImportError, ValueError, TypeError, NameError, AttributeError):
+        return {}
 
 
 def binding_faults(node: Any, path: str) -> Iterator[str]:

@@ -13,7 +13,8 @@ from recap.metrics import RankingMetrics
 from recap.model.heavy_ranker import HeavyRanker
 from recap.training import Training
 
-Results = Mapping[str, Mapping[str, Mapping[str, float]]]  # partition → task → metric → value
+# partition → task → metric → value; a slice of a partition is called <partition>/<stratifier>
+Results = Mapping[str, Mapping[str, Mapping[str, float]]]
 
 
 def evaluate(
@@ -24,16 +25,19 @@ def evaluate(
 ) -> Results:
     """Metrics per partition, task and name, over one pass or ``num_eval_steps`` batches of each.
 
-    A partition with ``evaluation_tasks`` is measured on those tasks only. Neither weights nor
-    random state change; the ranker is left in training mode if it was. As soon as ``stop`` holds
-    anything, the evaluation ends at a batch and comes out empty: half of it would mislead.
+    A partition with ``evaluation_tasks`` is measured on those tasks only, and once more within the
+    slice of every stratifier. What is measured are calibrated probabilities, and examples weigh as
+    many as stand for them where the partition was sampled. Neither weights nor random state change;
+    the ranker is left in training mode if it was. As soon as ``stop`` holds anything, the
+    evaluation ends at a batch and comes out empty: half of it would mislead.
     """
     was_training = ranker.training
     ranker.eval()
     try:
         results = {}
         for name, data in partitions.items():
-            results[name] = _evaluate(ranker, data, training, stop)
+            slices = _evaluate(ranker, data, training, stop)
+            results |= {f"{name}/{part}" if part else name: rows for part, rows in slices.items()}
             if stop:
                 return {}
         return results
@@ -44,11 +48,12 @@ def evaluate(
 @torch.inference_mode()
 def _evaluate(
     ranker: HeavyRanker, data: ParquetData, training: Training, stop: Collection[object]
-) -> dict[str, dict[str, float]]:
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Metrics by slice, task and name; the slice called "" is the whole partition."""
     device = training.torch_device
     tasks = tuple(data.evaluation_tasks or ranker.tasks)
     columns = [ranker.tasks.index(task) for task in tasks]
-    metrics = RankingMetrics(tasks, device)
+    metrics = {part: RankingMetrics(tasks, device) for part in ("", *ranker.stratifiers)}
     batches = data.batches(
         tasks=tasks,
         inputs=ranker.input_names,
@@ -63,9 +68,13 @@ def _evaluate(
                 return {}
             batch = batch.to(device, non_blocking=True)
             with training.autocast():
-                logits = ranker(batch)
-            metrics.update(logits[:, columns], batch.labels, batch.weights)
-    return metrics.compute()
+                logits = ranker.calibrated(ranker(batch))[:, columns]
+            metrics[""].update(logits, batch.labels, batch.weights)
+            for name, stratifier in ranker.stratifiers.items():
+                rows = stratifier.rows(batch)
+                weights = None if batch.weights is None else batch.weights[rows]
+                metrics[name].update(logits[rows], batch.labels[rows], weights)
+    return {part: measured.compute() for part, measured in metrics.items()}
 
 
 def flat(results: Results) -> dict[str, float]:
@@ -79,8 +88,11 @@ def flat(results: Results) -> dict[str, float]:
 
 
 def objective(results: Results, name: str) -> float:
-    """The value of ``<partition>/<task>/<metric>``; the task "mean" averages over all tasks."""
-    partition, task, metric = name.split("/")
+    """The value of ``<partition>/<task>/<metric>``; the task "mean" averages over all tasks.
+
+    ``<partition>/<stratifier>`` names a slice of a partition.
+    """
+    partition, task, metric = name.rsplit("/", 2)
     if task != "mean":
         return results[partition][task][metric]
     values = [row[metric] for row in results[partition].values()]

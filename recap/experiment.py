@@ -16,7 +16,7 @@ from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from recap.binding import any_at, binding_faults, shape_faults
+from recap.binding import any_at, binding_faults, completed, shape_faults
 from recap.compose import SECTIONS, Refused
 from recap.data.decode import num_slots
 from recap.data.parquet import ParquetData
@@ -65,13 +65,13 @@ def prepare(cfg: DictConfig) -> Experiment:
         nulls = [name for name in SECTIONS if cfg[name] is None]
         faults = [f"{name}=null: must be a mapping, {{_target_: …}}" for name in nulls]
         raise Refused(faults or [f"{error.full_key}: {_first_line(error)}"]) from error
-    assert isinstance(plain, dict)
+    plain = completed(plain)
     faults = list(binding_faults(plain, ""))
     if shapes := list(shape_faults(plain, faults)):
         raise Refused(faults + shapes)
     if (ranks := world_size()) > 1:
         faults.append(f"{ranks} processes were started: a run is one process; start it by itself")
-    parts = _instantiate_sections(cfg, faults)
+    parts = _instantiate_sections(OmegaConf.create(plain), faults)
     faults += joining_faults(plain, parts)
     training: Training | None = parts.get("training")
     train_data: ParquetData | None = parts.get("train_data")

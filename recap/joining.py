@@ -32,7 +32,7 @@ def joining_faults(plain: Mapping[Any, Any], parts: Mapping[str, Any]) -> Iterat
         datas = {"train_data": parts["train_data"], **datas}
     for section, data in datas.items():
         yield from _data_faults(section, data, tasks)
-    yield from _training_faults(plain["training"], plain["validation_data"], tasks)
+    yield from _training_faults(plain, tasks)
 
 
 def own_number_faults(schedule: Mapping[str, Any], tasks: tuple[str, ...]) -> Iterator[str]:
@@ -105,10 +105,9 @@ def _data_faults(section: str, data: ParquetData, tasks: tuple[str, ...]) -> Ite
         )
 
 
-def _training_faults(
-    training: Mapping[str, Any], partitions: Mapping[str, Any], tasks: tuple[str, ...]
-) -> Iterator[str]:
+def _training_faults(plain: Mapping[str, Any], tasks: tuple[str, ...]) -> Iterator[str]:
     """By the plain values: they are judged even where another of the section is refused."""
+    training = plain["training"]
     save_dir, initial = training.get("save_dir"), training.get("initial_checkpoint_dir")
     objective = training.get("objective")
     if isinstance(save_dir, str) and (fault := _unwritable(Path(save_dir))):
@@ -121,20 +120,26 @@ def _training_faults(
         except CheckpointError as error:
             yield f"training.initial_checkpoint_dir: {error}"
     if isinstance(objective, str):
-        yield from _objective_faults(objective, partitions, tasks)
+        yield from _objective_faults(objective, plain, tasks)
 
 
 def _objective_faults(
-    objective: str, partitions: Mapping[str, Any], tasks: tuple[str, ...]
+    objective: str, plain: Mapping[str, Any], tasks: tuple[str, ...]
 ) -> Iterator[str]:
     from recap.metrics import METRIC_NAMES
 
+    partitions, stratifiers = plain["validation_data"], plain["model"].get("stratifiers") or {}
+
     place = f"training.objective={objective}"
     parts = objective.split("/")
-    if len(parts) != 3:
-        yield f"{place}: must be <partition>/<task or mean>/<metric>"
+    if len(parts) not in (3, 4):
+        yield f"{place}: must be <partition>/<task or mean>/<metric>, or <partition>/<stratifier>/…"
         return
-    partition, task, metric = parts
+    partition, *slices, task, metric = parts
+    for name in slices:
+        if name not in stratifiers:
+            known = ", ".join(stratifiers) or "none"
+            yield f"{place}: no stratifier {name}; there is {known}"
     if partition not in partitions:
         yield f"{place}: no partition {partition}; there is {', '.join(partitions) or 'none'}"
     elif task not in (

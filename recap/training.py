@@ -26,6 +26,7 @@ class Training:
     gradient_accumulation: int | None = None
     gradient_clip_norm: float | None = None
     loss_reduction: Literal["mean", "sum", "min", "max", "median"] = "mean"
+    sampling_correction: Literal["weights", "calibration"] = "weights"
     precision: Literal["float32", "bf16"] = "float32"
     tf32: bool = False
     device: str | None = None

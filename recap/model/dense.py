@@ -24,7 +24,7 @@ class DenseInputs(nn.Module):
         super().__init__()
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"dense inputs listed twice: {', '.join(twice)}; list each once")
-        if faults := [_missing(name, schema) for name in names if name not in schema.dense]:
+        if faults := [missing(name, schema) for name in names if name not in schema.dense]:
             raise ValueError("; ".join(faults))
         self.reads = tuple(names)
         self.out_features = sum(schema.dense[name].width for name in names)
@@ -40,7 +40,8 @@ class DenseInputs(nn.Module):
         return joined.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
 
 
-def _missing(name: str, schema: Schema) -> str:
+def missing(name: str, schema: Schema) -> str:
+    """Why a dense input is not to be had from ``schema``, with the nearest name that is."""
     if name in schema.sparse:
         return f"input {name!r} is sparse and belongs in embedding tables; a dense one is needed"
     return f"dense input {name!r} is not in the schema; {nearest(name, schema.dense)}"

@@ -15,6 +15,8 @@ from recap.batch import Batch
 from recap.model.embeddings import EmbeddingTables
 from recap.model.engagement_rates import EngagementRates
 from recap.model.module_names import module_key
+from recap.model.outputs import Outputs
+from recap.model.stratifiers import Stratifier
 from recap.schema import Schema
 
 MultiTaskType = Literal["share_none", "share_all", "share_partial"]
@@ -40,14 +42,16 @@ class Task:
     """Settings of one task; ``tower`` builds its network over what it reads, see HeavyRanker.
 
     ``pos_weight`` weighs the positives' loss and ``loss_weight`` the task's among all tasks; the
-    model only carries them. ``initial_rate``, 0 to 1, is the probability that the untrained tower's
-    last bias stands for, so that a rare task need not unlearn a half first (Lin et al., arXiv
-    1708.02002, section 4.1); None starts it at 0.
+    model only carries them. ``score_weight`` weighs the task's probability in the ranking score.
+    ``initial_rate``, 0 to 1, is the probability that the untrained tower's last bias stands for, so
+    that a rare task need not unlearn a half first (Lin et al., arXiv 1708.02002, section 4.1); None
+    starts it at 0.
     """
 
     tower: Callable[[int, Sequence[slice]], nn.Module]
     pos_weight: float = 1.0
     loss_weight: float = 1.0
+    score_weight: float = 0.0
     initial_rate: float | None = None
     affine_map: AffineMap | None = None
 
@@ -56,6 +60,8 @@ class Task:
             raise ValueError(f"pos_weight={self.pos_weight} must be above 0; 1 weighs nothing")
         if not self.loss_weight >= 0.0:
             raise ValueError(f"loss_weight={self.loss_weight} must be 0 or more")
+        if not math.isfinite(self.score_weight):
+            raise ValueError(f"score_weight={self.score_weight} must be a finite number")
         if self.initial_rate is not None and not 0.0 < self.initial_rate < 1.0:
             raise ValueError(f"initial_rate={self.initial_rate} must lie between 0 and 1")
         if self.initial_rate is not None and self.affine_map is not None:
@@ -76,9 +82,15 @@ class HeavyRanker(nn.Module):
     - ``share_partial``: the features, then the backbone's output, concatenated;
     - ``share_none``: the features; there is no backbone.
 
+    ``stratifiers`` are the slices that an evaluation measures besides. With ``return_backbone`` the
+    ``outputs`` hold what the shared network says.
+
     ``num_slots`` maps sparse features to the number of their slots, see EmbeddingTables. Raises
     ValueError with all faults that show at the same stage: settings, inputs, backbone and towers.
     """
+
+    score_weights: Tensor  # [T] float64
+    calibration: Tensor  # [T] float64, added to logits
 
     def __init__(
         self,
@@ -89,9 +101,17 @@ class HeavyRanker(nn.Module):
         inputs: Mapping[str, Callable[..., nn.Module]],
         backbone: Callable[[int, Sequence[slice]], nn.Module] | None,
         tasks: Mapping[str, Task],
+        stratifiers: Mapping[str, Stratifier] | None = None,
+        return_backbone: bool = False,
     ) -> None:
         super().__init__()
         faults = _faults(multi_task_type, inputs, backbone, tasks)
+        self.stratifiers = dict(stratifiers or {})
+        for name, stratifier in self.stratifiers.items():
+            faults += [f"model.stratifiers.{name}.{fault}" for fault in stratifier.faults(schema)]
+        self.return_backbone = return_backbone
+        if return_backbone and backbone is None:
+            faults.append("model.return_backbone=true: there is no backbone; set it to false")
         self.inputs = nn.ModuleDict()
         for name, build in inputs.items():
             with _collect(faults, f"model.inputs.{name}"):
@@ -101,6 +121,10 @@ class HeavyRanker(nn.Module):
         self.tasks = tuple(tasks)
         self.pos_weights = {name: task.pos_weight for name, task in tasks.items()}
         self.loss_weights = {name: task.loss_weight for name, task in tasks.items()}
+        # Not persistent: they follow from the config, which a checkpoint must not bring back.
+        scores = [task.score_weight for task in tasks.values()]
+        for key, values in {"score_weights": scores, "calibration": [0.0] * len(tasks)}.items():
+            self.register_buffer(key, torch.tensor(values, dtype=torch.float64), persistent=False)
         self.in_features: int = sum(_width(layer) for layer in self.inputs.values())
         embedded = _embedded(self.inputs.values())
         self.backbone: nn.Module | None = None
@@ -128,14 +152,38 @@ class HeavyRanker(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """The logits, [B, T] float32 under autocast too (float64 in a float64 model)."""
+        return self._logits_and_backbone(batch)[0]
+
+    def outputs(self, batch: Batch) -> Outputs:
+        """Everything the ranker says of the batch."""
+        logits, backbone = self._logits_and_backbone(batch)
+        calibrated = self.calibrated(logits).sigmoid()
+        return Outputs(
+            logits=logits,
+            probabilities=logits.sigmoid(),
+            calibrated_probabilities=calibrated,
+            score=calibrated @ self.score_weights.to(calibrated.dtype),
+            backbone=backbone if self.return_backbone else None,
+        )
+
+    def calibrate(self, ratios: Mapping[str, float]) -> None:
+        """Sets what calibrated probabilities undo: by task, negatives kept / positives kept."""
+        logs = [math.log(ratios.get(task, 1.0)) for task in self.tasks]
+        self.calibration.copy_(torch.tensor(logs))
+
+    def calibrated(self, logits: Tensor) -> Tensor:
+        """The logits [B, T] of the calibrated probabilities p·r / (1 − p + p·r): log r is added."""
+        return logits + self.calibration.to(logits.dtype)
+
+    def _logits_and_backbone(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
         features = torch.cat([layer(batch) for layer in self.inputs.values()], dim=1)
-        shared = features
+        shared, backbone = features, None
         if self.backbone is not None:
-            shared = self.backbone(features)
+            shared = backbone = self.backbone(features)
             if self.features_to_towers:
-                shared = torch.cat([features, shared], dim=1)
+                shared = torch.cat([features, backbone], dim=1)
         logits = torch.cat([self._logit(key, shared) for key in self.towers], dim=1)
-        return logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return logits.to(torch.promote_types(logits.dtype, torch.float32)), backbone
 
     def _logit(self, key: str, shared: Tensor) -> Tensor:
         logit = self.towers[key](shared)
@@ -167,8 +215,8 @@ class HeavyRanker(nn.Module):
 
     @property
     def input_names(self) -> set[str]:
-        """The schema's inputs that the model reads: those that its layers say as ``reads``."""
-        return _read_by(self)
+        """The schema's inputs that are read: those that layers and stratifiers say as ``reads``."""
+        return _read_by(self).union(*(s.reads for s in self.stratifiers.values()))
 
     def _tables(self) -> list[tuple[str, nn.EmbeddingBag]]:
         return [
