@@ -169,7 +169,7 @@ class HeavyRanker(nn.Module):
     def calibrate(self, ratios: Mapping[str, float]) -> None:
         """Sets what calibrated probabilities undo: by task, negatives kept / positives kept."""
         logs = [math.log(ratios.get(task, 1.0)) for task in self.tasks]
-        self.calibration.copy_(torch.tensor(logs))
+        self.calibration.copy_(torch.tensor(logs, dtype=torch.float64))
 
     def calibrated(self, logits: Tensor) -> Tensor:
         """The logits [B, T] of the calibrated probabilities p·r / (1 − p + p·r): log r is added."""

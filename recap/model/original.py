@@ -22,6 +22,7 @@ from recap.model.original_weights import (
     EMBEDDINGS,
     bare,
     original_weights,
+    sampling_ratios,
     sanitized,
     task_name,
 )
@@ -32,8 +33,8 @@ def from_original(state: Mapping[str, Any], config: Mapping[str, Any]) -> HeavyR
     """The ranker that computes what the original's model of this ``config`` and ``state`` does.
 
     ``state`` is the original's state dict (of ModelAndLoss or of the model alone; tensors or numpy
-    arrays), ``config`` its configuration as plain dicts, of which the section ``model`` is read; a
-    key that is absent or null has the original's default. Widths come from the weights. Weights in
+    arrays), ``config`` its configuration as plain dicts with the section ``model``; a key that is
+    absent or null has the original's default. Widths come from the weights. Weights in
     float64 make a float64 model. Tasks keep the configuration's order and lose the prefix
     ``recap.engagement.``; other dots become ``__``.
 
@@ -45,11 +46,14 @@ def from_original(state: Mapping[str, Any], config: Mapping[str, Any]) -> HeavyR
     ...     labels=labels,  # [B, T] float32, columns in the order of ranker.tasks
     ...     weights=weights,  # [B, T] or None
     ... )
-    >>> logits = ranker(batch)  # [B, T]
-    >>> probabilities = logits.sigmoid()
-    >>> calibrated = calibrated_probabilities(probabilities, sampling_ratios(state, config))
+    >>> said = ranker.outputs(batch)  # logits, probabilities, calibrated_probabilities, each [B, T]
     >>> loss = MultiTaskLoss(ranker.tasks, pos_weight=ranker.pos_weights)  # from recap.loss
-    >>> total, per_task = loss(logits, batch.labels, batch.weights)
+    >>> total, per_task = loss(said.logits, batch.labels, batch.weights)  # [], [T]
+
+    Calibrated probabilities are p·r / (1 − p + p·r) with r = negatives / positives kept, as the
+    weights hold it or, where they do not, by the rates of ``train_data.tasks`` (1 where absent).
+    Its learning rates go by task and "backbone", see recap.optimizer: the parameter groups of
+    ``RecapOptimizerConfig(…)(**ranker.parameters_by_kind())`` are the original's.
 
     Embeddings that the weights have no layer norm for need not be in the batch. Where the original
     has no batch norm its weights do not tell continuous from binary columns; the batch does.
@@ -102,6 +106,7 @@ def from_original(state: Mapping[str, Any], config: Mapping[str, Any]) -> HeavyR
     if any(weight.dtype == torch.float64 for weight in weights.values()):
         ranker.double()
     ranker.load_state_dict(weights)
+    ranker.calibrate(sampling_ratios(state, config))
     return ranker
 
 

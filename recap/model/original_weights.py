@@ -103,12 +103,6 @@ def sampling_ratios(state: Mapping[str, Any], config: Mapping[str, Any]) -> dict
     return out
 
 
-def calibrated_probabilities(probabilities: Tensor, ratios: Mapping[str, float]) -> Tensor:
-    """Probabilities [B, T] without the sampling: p·r / (1 − p + p·r), ``ratios`` by column."""
-    odds = probabilities * torch.tensor(list(ratios.values()), dtype=probabilities.dtype)
-    return odds / (1.0 - probabilities + odds)
-
-
 def task_name(original: str) -> str:
     """The name here of a task of the original: without its prefix, without dots."""
     return original.removeprefix(_PREFIX).replace(".", "__")

@@ -13,7 +13,6 @@ from recap.loss import MultiTaskLoss
 from recap.model import LayerNormedEmbeddings
 from recap.model.original import from_original
 from recap.model.original_weights import (
-    calibrated_probabilities,
     original_weights,
     renamed,
     sampling_ratios,
@@ -106,20 +105,16 @@ def test_tasks_widths_and_weights_of_positives_are_the_configurations(model):
         ("train64", torch.float64, 1e-12),
     ],
 )
-def test_logits_probabilities_and_losses_are_the_references(
-    golden, index, model, folder, dtype, rtol
-):
+def test_logits_probabilities_and_losses_are_the_references(golden, model, folder, dtype, rtol):
     batch = batch_of(golden, 0)
     model.to(dtype).train(folder.startswith("train"))
-    logits = model(batch)
+    outputs = model.outputs(batch)
     expected = under(golden, folder)
-    ratios = sampling_ratios(under(golden, "state"), index["config"])
-    total, per_task = losses(model, batch, logits)
-    probabilities = logits.sigmoid()
+    total, per_task = losses(model, batch, outputs.logits)
     for ours, theirs in (
-        (logits, expected["logits"]),
-        (probabilities, expected["probabilities"]),
-        (calibrated_probabilities(probabilities, ratios), expected["calibrated_probabilities"]),
+        (outputs.logits, expected["logits"]),
+        (outputs.probabilities, expected["probabilities"]),
+        (outputs.calibrated_probabilities, expected["calibrated_probabilities"]),
         (per_task, expected["task_losses"].to(dtype)),
         (total, expected["loss"].to(dtype)),
     ):
@@ -243,7 +238,7 @@ def test_weights_that_do_not_fit_are_listed_all_at_once(golden, model):
     state["model._backbone._dense_layers.layers.0.bias"] = torch.zeros(21)
     state["model._backbone._mask_blocks.2._layer_norm.bias"] = torch.zeros(3)
     del state["model._user_embedding_layer_norm.bias"]
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(ValueError, match="no place") as error:
         original_weights(state, model)
     assert str(error.value).splitlines() == [
         "model._position_debias.weight: no place for it here",

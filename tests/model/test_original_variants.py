@@ -76,7 +76,7 @@ class Written:
             logit = self.network(f"_towers.{inside}", row, shared)
             if row.get("affine_map"):
                 logit = self.linear(f"_affine_maps.{inside}", logit, 1)
-            self.entry(f"_calibrators.{inside}.ratio")
+            self.entry(f"_calibrators.{inside}.ratio", about=0.1)
             logits.append(logit)
         return torch.cat(logits, dim=1)
 
@@ -286,7 +286,7 @@ def test_what_the_original_has_no_code_for_is_refused_all_at_once():
     model["tasks"][TASKS[1]] = {"mlp_config": {"batch_norm": None}}
     model["small_embeddings"] = {"tables": []}
     model["featurization_config"] = {"log1p_abs_config": {}}
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(ValueError, match="no code") as error:
         from_original({}, {"model": model})
     weights_of = "weights exist of one of mlp_config and mask_net_config, given is"
     assert str(error.value).splitlines() == [
@@ -304,5 +304,7 @@ def test_weights_of_another_configuration_are_refused():
     state = Written(VARIANTS["serial"]).state
     with pytest.raises(ValueError, match=r"backbone\.mlp\.layers\.0\.weight: \[8, 5\] here, no"):
         from_original(state, {"model": VARIANTS["parallel"] | {"backbone": mask_net(False, TOP)}})
-    with pytest.raises(ValueError, match=r"_towers\..*: missing; it tells how wide the features"):
-        from_original(state, {"model": described(first={"mlp_config": {}})})
+    one_layer = {"layer_sizes": [1]}
+    missing = r"_towers\..*is_favorited\.layers\.0\.weight or .*: missing; it tells how wide"
+    with pytest.raises(ValueError, match=missing):
+        from_original({}, {"model": described(first={"mlp_config": one_layer})})
