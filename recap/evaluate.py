@@ -57,6 +57,7 @@ def _evaluate(
     batches = data.batches(
         tasks=tasks,
         inputs=ranker.input_names,
+        weighted=True,
         shuffle_seed=None,
         epochs=1,
         pin_memory=device.type == "cuda",

@@ -80,39 +80,3 @@ class MultiTaskLoss(nn.Module):
             logits, labels.to(logits.dtype), weights, pos_weight=self.pos_weight, reduction="none"
         ).mean(dim=0)
         return REDUCTIONS[self.reduction](per_task * self.task_weights), per_task
-
-
-def sampling_weights(
-    labels: Tensor,
-    tasks: Sequence[str],
-    *,
-    positives_kept: Mapping[str, float],
-    negatives_kept: Mapping[str, float],
-) -> Tensor:
-    """Weights [B, T] float32 that undo sampling: label / p + (1 − label) / n, per task.
-
-    ``labels`` [B, T] are 0 or 1, columns in the order of ``tasks``. p and n are the fractions
-    (above 0, at most 1) of a task's positives and negatives that were kept; a task that is not
-    named kept all.
-
-    Raises ValueError for rates of unknown tasks and rates outside (0, 1], all at once.
-    """
-    by_name = {"positives_kept": positives_kept, "negatives_kept": negatives_kept}
-    faults = [
-        f"{name}: no task {task!r}; tasks are {', '.join(tasks)}"
-        for name, rates in by_name.items()
-        for task in rates
-        if task not in tasks
-    ] + [
-        f"{name}.{task}={rate} is not a fraction above 0 and at most 1"
-        for name, rates in by_name.items()
-        for task, rate in rates.items()
-        if not 0 < rate <= 1
-    ]
-    if faults:
-        raise ValueError("\n".join(faults))
-    positive, negative = (
-        torch.tensor([1 / rates.get(task, 1.0) for task in tasks], device=labels.device)
-        for rates in by_name.values()
-    )
-    return labels * positive + (1 - labels) * negative

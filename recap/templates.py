@@ -17,6 +17,16 @@ from omegaconf import DictConfig, OmegaConf
 SCHEDULE: dict[str, Any] = {"single_task": False, "backbone": {}, "towers": {}, "tables": {}}
 
 
+# keys of a validation partition that are its own: not filled from train_data
+OWN = ("inputs", "tasks")
+# what a row of train_data.tasks or validation_data.<partition>.tasks need not state
+SAMPLING_RATES = {
+    "_target_": "recap.data.sampling.SamplingRates",
+    "pos_downsampling_rate": 1.0,
+    "neg_downsampling_rate": 1.0,
+}
+
+
 def fill_templates(cfg: DictConfig) -> None:
     """Completes every row from its template, in place; a second time follows what changed since.
 
@@ -35,17 +45,29 @@ def fill_templates(cfg: DictConfig) -> None:
         rates = _filled_rates(optimizer, schedule, tasks)
         cfg.optimizer.single_task_learning_rate, cfg.optimizer.multi_task_learning_rates = rates
     if train_data := _mapping(plain.get("train_data")):
-        template = {key: value for key, value in train_data.items() if key != "inputs"}
+        _set_sampling(cfg.train_data, train_data)
+        template = {key: value for key, value in train_data.items() if key not in OWN}
         for name, row in _mapping(plain.get("validation_data")).items():
             if not isinstance(row, dict | None):
                 continue
             # the files are each partition's own, also where it refers to those of train_data
             stated = _mapping(row)
-            own = {"inputs": stated["inputs"]} if "inputs" in stated else {}
-            rest = {key: value for key, value in stated.items() if key != "inputs"}
+            own = {key: stated[key] for key in OWN if key in stated}
+            rest = {key: value for key, value in stated.items() if key not in OWN}
+            kind = template.get("_target_")
+            if "tasks" in train_data and stated.get("_target_", kind) == kind:
+                own.setdefault("tasks", {})
             full = {**own, **filled(rest, template, "train_data")}
             if full != row:  # to set a row is slow, and the second time most of them stand
                 cfg.validation_data[name] = full
+            _set_sampling(cfg.validation_data[name], full)
+
+
+def _set_sampling(section: DictConfig, plain: dict[str, Any]) -> None:
+    """Completes the sampling rates of a section's tasks, in place."""
+    for task, row in _mapping(plain.get("tasks")).items():
+        if isinstance(row, dict) and (full := {**SAMPLING_RATES, **row}) != row:
+            section.tasks[task] = full
 
 
 def filled(

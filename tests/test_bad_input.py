@@ -201,6 +201,22 @@ def test_missing_files_of_data_and_of_a_mask_are_refused_together(tiny: Tiny):
     assert any(line.startswith("train_data.inputs: ") for line in found)
 
 
+@pytest.mark.parametrize("where", ["train_data", "validation_data.valid"])
+def test_sampling_rates_that_cannot_be_are_refused(tiny: Tiny, where: str):
+    row = "{pos_downsampling_rate: 2.0, neg_downsampling_rate: 0.0}"
+    assert faults(tiny, f"+{where}.tasks.like={row}") == [
+        f"{where}.tasks.like.pos_downsampling_rate=2.0 is not a fraction above 0 and at most 1",
+        f"{where}.tasks.like.neg_downsampling_rate=0.0 is not a fraction above 0 and at most 1",
+    ]
+    assert fault(tiny, f"+{where}.tasks.lik.neg_downsampling_rate=0.1") == (
+        f"{where}.tasks.lik: rates of a task that seg_dense_schema.labels does not name; "
+        "close: like"
+    )
+    wrong = fault(tiny, f"+{where}.tasks.like.neg_downsampling=0.1")
+    assert wrong.startswith(f"{where}.tasks.like.neg_downsampling: ")
+    assert wrong.endswith("close: neg_downsampling_rate")
+
+
 @pytest.mark.parametrize(
     ("objective", "message"),
     [

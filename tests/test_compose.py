@@ -139,7 +139,7 @@ def test_a_rate_that_is_stated_stays_without_its_task():
     assert tower_rates("+" + TOWERS + ".is_sharred=0.1")["is_sharred"] == 0.1  # check refuses it
 
 
-def test_every_partition_is_filled_from_the_training_data_but_for_its_files():
+def test_every_partition_is_filled_from_the_training_data_but_for_its_files_and_rates():
     cfg = composed()
     partition = cfg["validation_data"]["is_replied"]
     inputs = "data/local_prod/validation/*.parquet"
@@ -148,6 +148,7 @@ def test_every_partition_is_filled_from_the_training_data_but_for_its_files():
         **cfg["train_data"],
         "inputs": inputs,
         "evaluation_tasks": evaluation_tasks,
+        "tasks": partition["tasks"],
     }
 
 

@@ -170,6 +170,27 @@ def test_twelve_partitions(cfg: dict[str, Any]):
         "train": None,
         **{task: [task] for task in TASKS},
     }
+    kept = {  # positives, negatives: fractions
+        "is_favorited": (0.8387, 0.01),
+        "is_good_clicked_convo_desc_favorited_or_replied": (0.9164, 0.00195),
+        "is_good_clicked_convo_desc_v2": (1.0, 0.00174),
+        "is_negative_feedback_v2": (1.0, 0.0028),
+        "is_profile_clicked_and_profile_engaged": (1.0, 0.0015),
+        "is_replied": (1.0, 0.005),
+        "is_replied_reply_engaged_by_author": (1.0, 0.001),
+        "is_report_tweet_clicked": (1.0, 0.000014),
+        "is_retweeted": (0.9561, 0.004),
+        "is_video_playback_50": (1.0, 0.00427),
+    }
+    rates = {
+        task: {task: {"pos_downsampling_rate": positives, "neg_downsampling_rate": negatives}}
+        for task, (positives, negatives) in kept.items()
+    }
+    assert cfg["train_data"]["tasks"] == {}
+    assert {
+        name: {task: without_target(row) for task, row in data["tasks"].items()}
+        for name, data in partitions.items()
+    } == {"validation": {}, "train": {}, **rates}
     assert {data["global_batch_size"] for data in partitions.values()} == {128}
     schema = cfg["train_data"]["seg_dense_schema"]
     assert all(data["seg_dense_schema"] == schema for data in partitions.values())

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from recap.loss import MultiTaskLoss, sampling_weights
+from recap.loss import MultiTaskLoss
 
 GOLDEN = Path(__file__).resolve().parents[1] / "../shared/golden"
 needs_golden = pytest.mark.skipif(
@@ -99,31 +99,6 @@ def test_all_faults_of_the_settings_come_at_once():
     ]
 
 
-def test_sampling_weights_are_one_over_the_fraction_kept():
-    weights = sampling_weights(
-        torch.tensor([[1.0, 1.0], [0.0, 0.0]]),
-        ["like", "reply"],
-        positives_kept={"like": 0.5},
-        negatives_kept={"like": 0.01},
-    )
-    assert weights.tolist() == [[2.0, 1.0], [100.0, 1.0]]
-
-
-@pytest.mark.parametrize("rate", [0.0, 1.5, math.nan])
-def test_a_rate_that_is_no_fraction_is_refused(rate: float):
-    with pytest.raises(ValueError, match=rf"negatives_kept\.like={rate} is not a fraction above 0"):
-        sampling_weights(
-            torch.zeros(1, 1), ["like"], positives_kept={}, negatives_kept={"like": rate}
-        )
-
-
-def test_a_rate_of_an_unknown_task_is_refused():
-    with pytest.raises(ValueError, match="positives_kept: no task 'lick'; tasks are like"):
-        sampling_weights(
-            torch.zeros(1, 1), ["like"], positives_kept={"lick": 0.5}, negatives_kept={}
-        )
-
-
 @needs_golden
 @pytest.mark.parametrize("case", ["train", "eval", "train64", "eval64"])
 def test_losses_are_the_references(case: str):
@@ -140,17 +115,3 @@ def test_losses_are_the_references(case: str):
     )
     np.testing.assert_allclose(per_task.numpy(), arrays[f"{case}/task_losses"], rtol=1e-6)
     np.testing.assert_allclose(total.numpy(), arrays[f"{case}/loss"], rtol=1e-6)
-
-
-@needs_golden
-def test_sampling_weights_are_the_references():
-    arrays = np.load(GOLDEN / "preprocessors.npz")
-    tasks = ["fav", "reply", "click"]
-    labels = np.concatenate([arrays[f"in/label/{task}"] for task in tasks], axis=1)
-    weights = sampling_weights(
-        torch.from_numpy(labels),
-        tasks,
-        positives_kept={"fav": 0.8387},
-        negatives_kept={"fav": 0.01, "reply": 0.25},
-    )
-    np.testing.assert_allclose(weights.numpy(), arrays["sampling_weights/weights"], rtol=1e-6)

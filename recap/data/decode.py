@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,78 +11,10 @@ import pyarrow.compute
 
 from recap.data.files import DataError
 from recap.data.hashing import hashed
+from recap.data.rows import Rows
 from recap.schema import Dense, Schema, Sparse
 
 pc: Any = pyarrow.compute  # its functions are made at run time: type checkers see none
-
-
-@dataclass(frozen=True)
-class Rows:
-    """n decoded rows: numpy twins of a batch's fields."""
-
-    dense: Mapping[str, np.ndarray]  # name → [n, width]
-    sparse: Mapping[str, tuple[np.ndarray, np.ndarray]]  # name → slots [V], offsets [n + 1]
-    labels: np.ndarray  # [n, T] float32
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def between(self, start: int, stop: int) -> Rows:
-        """The rows [start, stop), without a copy of dense inputs and labels."""
-        return Rows(
-            {name: array[start:stop] for name, array in self.dense.items()},
-            {
-                name: (
-                    slots[offsets[start] : offsets[stop]],
-                    offsets[start : stop + 1] - offsets[start],
-                )
-                for name, (slots, offsets) in self.sparse.items()
-            },
-            self.labels[start:stop],
-        )
-
-    @staticmethod
-    def gather(parts: Iterable[Rows], order: np.ndarray) -> Rows:
-        """Row i is row ``order[i]`` of all ``parts`` together; they hold as many rows as ``order``.
-
-        Each part is copied to its place and let go before the next one is asked for.
-        """
-        place = np.empty_like(order)
-        place[order] = np.arange(len(order))
-        dense: dict[str, np.ndarray] = {}
-        bags: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
-        labels = np.empty(0)
-        done = 0
-        for part in parts:
-            if not done:
-                dense = {name: _room(len(order), array) for name, array in part.dense.items()}
-                bags = {name: [] for name in part.sparse}
-                labels = _room(len(order), part.labels)
-            rows = place[done : done + len(part)]
-            for name, array in part.dense.items():
-                dense[name][rows] = array
-            for name, bag in part.sparse.items():
-                bags[name].append(bag)
-            labels[rows] = part.labels
-            done += len(part)
-        assert done == len(order)
-        sparse = {name: _take_bags(*_concatenate_bags(b), order) for name, b in bags.items()}
-        return Rows(dense, sparse, labels)
-
-    @staticmethod
-    def concatenate(parts: Sequence[Rows]) -> Rows:
-        """All rows of ``parts``, one after the other."""
-        if len(parts) == 1:
-            return parts[0]
-        first = parts[0]
-        return Rows(
-            {name: np.concatenate([part.dense[name] for part in parts]) for name in first.dense},
-            {
-                name: _concatenate_bags([part.sparse[name] for part in parts])
-                for name in first.sparse
-            },
-            np.concatenate([part.labels for part in parts]),
-        )
 
 
 def columns_of(schema: Schema, tasks: Sequence[str]) -> list[str]:
@@ -126,6 +57,7 @@ class Decoder:
                 for name, dense in self.schema.dense.items()
             },
             {name: self._bags(table, name) for name in self.schema.sparse},
+            self.tasks,
             labels,
         )
 
@@ -303,30 +235,6 @@ def _cast_ids(ids: pa.Array, to: pa.DataType, column: str) -> pa.Array:
         return ids.cast(to)
     except pa.ArrowInvalid as error:
         raise DataError(f"column {column!r}: ids cannot be read as {to}: {error}") from error
-
-
-def _room(rows: int, like: np.ndarray) -> np.ndarray:
-    return np.empty((rows, *like.shape[1:]), like.dtype)
-
-
-def _take_bags(
-    slots: np.ndarray, offsets: np.ndarray, index: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    lengths = offsets[index + 1] - offsets[index]
-    taken = np.zeros(len(index) + 1, np.int64)
-    np.cumsum(lengths, out=taken[1:])
-    shift = np.repeat(offsets[index] - taken[:-1], lengths)
-    return slots[np.arange(taken[-1]) + shift], taken
-
-
-def _concatenate_bags(
-    bags: Sequence[tuple[np.ndarray, np.ndarray]],
-) -> tuple[np.ndarray, np.ndarray]:
-    ends = np.cumsum([0] + [offsets[-1] for _, offsets in bags])
-    offsets = [offsets[:-1] + end for (_, offsets), end in zip(bags, ends[:-1], strict=True)]
-    return np.concatenate([slots for slots, _ in bags]), np.append(
-        np.concatenate(offsets), ends[-1]
-    )
 
 
 def _one_chunk(table: pa.Table, name: str) -> pa.Array:

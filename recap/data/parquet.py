@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from functools import cached_property
+
+import numpy as np
 
 from recap.batch import Batch
 from recap.data.file_faults import file_faults
 from recap.data.files import ParquetSource, open_sources
 from recap.data.prefetch import prefetched
-from recap.data.preprocess import Step
+from recap.data.preprocess import BatchStep, Step, Steps
+from recap.data.sampling import SamplingRates, sampling_weights
 from recap.data.stream import Stream
 from recap.schema import Schema
 
@@ -29,6 +33,8 @@ class ParquetData:
             ranks at least as many as ranks, or some rows are read by two of them. null means 1.
         prefetch_batches: batches made ready ahead of the training step.
         preprocess: steps by name, applied in the order written; a null step is left out.
+        tasks: the rates at which examples of a task were kept when the files were made, by task;
+            a task that is not named kept all. Each partition has its own.
         evaluation_tasks: the tasks that a validation partition measures; null means all.
     """
 
@@ -38,7 +44,8 @@ class ParquetData:
     examples_shuffle_buffer_size: int = 1024
     interleave_num_parallel_calls: int | None = None
     prefetch_batches: int = 4
-    preprocess: Mapping[str, Step | None] = field(default_factory=dict)
+    preprocess: Mapping[str, Step | BatchStep | None] = field(default_factory=dict)
+    tasks: Mapping[str, SamplingRates] = field(default_factory=dict)
     evaluation_tasks: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
@@ -54,6 +61,10 @@ class ParquetData:
                 f"interleave_num_parallel_calls={self.lanes} must divide "
                 f"global_batch_size={batch}; near: {', '.join(map(str, below + above))}"
             )
+
+        if unknown := [task for task in self.tasks if task not in self.seg_dense_schema.labels]:
+            labels = self.seg_dense_schema.labels
+            raise ValueError("\n".join(_unknown_task(task, labels) for task in unknown))
 
     @property
     def lanes(self) -> int:
@@ -78,14 +89,19 @@ class ParquetData:
     @cached_property
     def schema(self) -> Schema:
         """The schema of the batches, after preprocessing: what a model is built for."""
-        schema = self.seg_dense_schema
-        for step in self._steps:
-            schema = step.schema(schema)
-        return schema
+        return self._steps.schema(self.seg_dense_schema)
 
     @property
-    def _steps(self) -> list[Step]:
-        return [step for step in self.preprocess.values() if step is not None]
+    def rows_per_batch(self) -> int:
+        """Rows that are read for a batch: more than its examples where steps leave some out."""
+        return self.global_batch_size * self._steps.batch_multiplier
+
+    @cached_property
+    def _steps(self) -> Steps:
+        return Steps(self.preprocess.values())
+
+    def _weigh(self, labels: np.ndarray, tasks: Sequence[str]) -> np.ndarray | None:
+        return sampling_weights(labels, tasks, self.tasks)
 
     def batches(
         self,
@@ -94,6 +110,7 @@ class ParquetData:
         shuffle_seed: int | None,
         epochs: int | None,
         inputs: Collection[str] | None = None,
+        weighted: bool = False,
         position: int = 0,
         rank: int = 0,
         world_size: int = 1,
@@ -101,12 +118,18 @@ class ParquetData:
     ) -> Generator[tuple[Batch, int]]:
         """This rank's part of every global batch, each with the position behind it.
 
-        A position counts the rows of all ranks from the first epoch on; a stream started at a
-        position yields what the stream that handed it out would have yielded next.
+        A position counts the rows that all ranks have read from the first epoch on; a stream
+        started at a position yields what the stream that handed it out would have yielded next.
+        Where steps make a batch of more rows than it holds (``downsample_negatives``), every rank
+        reads all these rows and takes its part of what is left: the same for every world size.
 
         Args:
             tasks: the labels' columns, in this order.
-            inputs: the schema's dense and sparse inputs that are read; None: all.
+            inputs: the dense and sparse inputs of ``schema`` that come out; None: all. Only these
+                and what steps need is read.
+            weighted: whether ``Batch.weights`` undo the sampling rates of ``tasks``: label / p +
+                (1 − label) / n of the labels as stored, before any step. Weights that a step gives
+                are always in them. They are None where all are 1.
             shuffle_seed: rows come in a random order that follows from it; None: as they lie.
             epochs: how often every row is seen; None: without end. Batches run on from one epoch
                 into the next; only the last one of all may be short.
@@ -118,9 +141,11 @@ class ParquetData:
         """
         stream = Stream(
             self.sources,
-            _only(self.seg_dense_schema, inputs),
+            _only(self.seg_dense_schema, inputs, self._steps.reads),
             tasks,
+            inputs=inputs,
             steps=self._steps,
+            weigh=self._weigh if weighted else None,
             batch=self.global_batch_size,
             lanes=self.lanes,
             buffer=self.examples_shuffle_buffer_size,
@@ -144,12 +169,19 @@ class ParquetData:
         ]
 
 
-def _only(schema: Schema, inputs: Collection[str] | None) -> Schema:
-    """The part of the schema that is read for these inputs."""
+def _only(schema: Schema, inputs: Collection[str] | None, besides: Collection[str]) -> Schema:
+    """The part of the schema that is read for these inputs (None: all), and what is ``besides``."""
     if inputs is None:
         return schema
+    dense = {*inputs, *besides}
     return replace(
         schema,
-        dense={name: dense for name, dense in schema.dense.items() if name in inputs},
+        dense={name: group for name, group in schema.dense.items() if name in dense},
         sparse={name: sparse for name, sparse in schema.sparse.items() if name in inputs},
     )
+
+
+def _unknown_task(task: str, labels: Collection[str]) -> str:
+    close = get_close_matches(task, labels, n=1)
+    hint = f"close: {close[0]}" if close else f"labels are {', '.join(labels)}"
+    return f"tasks.{task}: rates of a task that seg_dense_schema.labels does not name; {hint}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 
@@ -11,10 +11,11 @@ import pyarrow as pa
 import torch
 
 from recap.batch import Bag, Batch
-from recap.data.decode import Decoder, Rows, columns_of
+from recap.data.decode import Decoder, columns_of
 from recap.data.files import DataError, ParquetSource
 from recap.data.order import Block, Lane, Piece
-from recap.data.preprocess import Step
+from recap.data.preprocess import Steps
+from recap.data.rows import BFLOAT16, Rows
 from recap.schema import Schema
 
 DECODED_BYTES = 8 << 20  # of a row group that are decoded at a time, before rows find their places
@@ -29,7 +30,9 @@ class Stream:
         schema: Schema,
         tasks: Sequence[str],
         *,
-        steps: Sequence[Step],
+        inputs: Collection[str] | None,
+        steps: Steps,
+        weigh: Callable[[np.ndarray, Sequence[str]], np.ndarray | None] | None,
         batch: int,
         lanes: int,
         buffer: int,
@@ -38,7 +41,11 @@ class Stream:
         rank: int,
         world_size: int,
     ) -> None:
-        """``batch`` rows of all ranks are a batch; for the others see ``ParquetData``."""
+        """``batch`` rows of all ranks are a batch; for the others see ``ParquetData``.
+
+        ``schema`` is what is read, ``inputs`` (None: all) what comes out after the ``steps``;
+        ``weigh`` gives the weights [n, T] of labels [n, T] as stored.
+        """
         if batch % world_size:
             below = batch // world_size * world_size
             raise ValueError(
@@ -46,19 +53,23 @@ class Stream:
                 f"{f'{below} and ' if below else ''}{below + world_size} do"
             )
         self._sources = sources
+        self._tasks = tuple(tasks)
+        tasks = list(dict.fromkeys([*tasks, *sorted(steps.labels)]))
         self._columns = columns_of(schema, tasks)
         row_bytes = sum(d.width * np.dtype(d.dtype).itemsize for d in schema.dense.values())
         row_bytes += 8 * (len(schema.sparse) + len(tasks))
         self._decoded_rows = max(1, DECODED_BYTES // row_bytes)
         self._decode = Decoder(schema, tasks, [source.schema for source in sources])
-        self._steps = steps
-        self._tasks = tuple(tasks)
-        self._batch = batch
-        self._epochs = epochs
+        self._inputs, self._steps, self._weigh = inputs, steps, weigh
+        self._batch, self._seed, self._epochs = batch, seed, epochs
+        self._rows = rows = batch * steps.batch_multiplier  # that are read for a batch
         self._shares = []  # (lane, its rows per batch, the first and last of them for this rank)
-        mine = range(batch * rank // world_size, batch * (rank + 1) // world_size)
+        mine = range(rows * rank // world_size, rows * (rank + 1) // world_size)
+        self._part = (0, 1)  # of what is read, which part is this rank's
+        if steps.need_whole_batches:
+            mine, self._part = range(rows), (rank, world_size)
         for index in range(lanes):
-            first, last = batch * index // lanes, batch * (index + 1) // lanes
+            first, last = rows * index // lanes, rows * (index + 1) // lanes
             start, stop = max(first, mine.start) - first, min(last, mine.stop) - first
             lane = Lane(
                 [source.row_group_rows for source in sources],
@@ -77,17 +88,17 @@ class Stream:
             walks = []
             for lane, quota, start, stop in self._shares:
                 walk = _Walk(lane, self._load, pool, self._epochs)
-                walk.read_ahead(position * quota // self._batch + start)
+                walk.read_ahead(position * quota // self._rows + start)
                 walks.append((walk, quota, start, stop))
             while True:
                 parts = []
                 for walk, quota, start, stop in walks:
-                    begin = position * quota // self._batch
+                    begin = position * quota // self._rows
                     parts += walk.rows(begin + start, begin + stop)
                 if not parts:
                     return
-                position += self._batch
-                batch = self._to_batch(Rows.concatenate(parts))
+                batch = self._to_batch(self._cut(Rows.concatenate(parts), position))
+                position += self._rows
                 yield (batch.pin_memory() if pin_memory else batch), position
         finally:
             pool.shutdown(cancel_futures=True)
@@ -121,20 +132,34 @@ class Stream:
             raise DataError(f"{source.path}, row group {piece.row_group}: {error}") from error
 
     def _preprocess(self, rows: Rows) -> Rows:
-        dense = dict(rows.dense)
-        for step in self._steps:
-            dense = step(dense)
-        return replace(rows, dense=dense)
+        """Decoded rows with the weights of their labels as stored, after the steps on rows."""
+        if self._weigh is not None:
+            rows = replace(rows, weights=self._weigh(rows.labels, rows.tasks))
+        return self._steps.on_rows(rows, self._inputs)
+
+    def _cut(self, rows: Rows, position: int) -> Rows:
+        """This rank's part of the batch that is made of the rows from ``position`` on."""
+        if self._steps.need_whole_batches:
+            rows = self._steps.on_batch(
+                rows,
+                batch_size=self._batch,
+                seed=(self._seed or 0, position),
+                inputs=self._inputs,
+            )
+            part, parts = self._part
+            rows = rows.between(len(rows) * part // parts, len(rows) * (part + 1) // parts)
+        return rows.only(rows.dense, self._tasks)
 
     def _to_batch(self, rows: Rows) -> Batch:
         return Batch(
-            dense={name: torch.from_numpy(array) for name, array in rows.dense.items()},
+            dense={name: _tensor(array) for name, array in rows.dense.items()},
             sparse={
                 name: Bag(torch.from_numpy(slots), torch.from_numpy(offsets))
                 for name, (slots, offsets) in rows.sparse.items()
             },
             tasks=self._tasks,
-            labels=torch.from_numpy(rows.labels),
+            labels=_tensor(rows.labels),
+            weights=None if rows.weights is None else _tensor(rows.weights),
         )
 
 
@@ -172,6 +197,13 @@ class _Walk:
             self._held = self._load(block)
         self._block = block
         self.read_ahead(block.epoch * self._lane.num_rows + block.start + block.num_rows)
+
+
+def _tensor(array: np.ndarray) -> torch.Tensor:
+    array = np.ascontiguousarray(array)
+    if array.dtype == BFLOAT16:
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
 
 
 def _table(batch: pa.RecordBatch) -> pa.Table:

@@ -16,6 +16,7 @@ from recap.data import stream
 from recap.data.files import DataError
 from recap.data.parquet import ParquetData
 from recap.data.preprocess import TruncateAndSlice
+from recap.data.rows import Rows
 from recap.schema import Dense, Schema, Sparse
 
 SCHEMA = Schema(
@@ -295,10 +296,10 @@ def test_a_mask_is_read_from_its_file_once(tmp_path):
     path = tmp_path / "mask.npy"
     step = TruncateAndSlice(binary_feature_mask_path=str(path))  # the check reports what is missing
     np.save(path, np.array([0, 1]))
-    inputs = {"binary": np.array([[5, 7]])}
-    assert step(inputs)["binary"].tolist() == [[7]]
+    rows = Rows({"binary": np.array([[5, 7]])}, {}, ("like",), np.zeros((1, 1), np.float32))
+    assert step(rows).dense["binary"].tolist() == [[7]]
     path.unlink()
-    assert step(inputs)["binary"].tolist() == [[7]]
+    assert step(rows).dense["binary"].tolist() == [[7]]
 
 
 def test_a_truncation_beyond_the_width_is_refused(folder):

@@ -1,26 +1,14 @@
-"""Steps applied to decoded rows before they become batches, in the order they are written."""
+"""The first columns of dense inputs, and those that a mask selects."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Protocol
 
 import numpy as np
 
+from recap.data.rows import Rows
 from recap.schema import Dense, Schema
-
-
-class Step(Protocol):
-    """One step: what it makes of the schema, and of the rows."""
-
-    def schema(self, schema: Schema) -> Schema:
-        """The schema of the rows that come out when rows of ``schema`` go in."""
-        ...
-
-    def __call__(self, dense: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """The dense inputs [n, width] by name, transformed."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +24,11 @@ class TruncateAndSlice:
     continuous_feature_mask_path: str | None = None
     binary_feature_mask_path: str | None = None
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """No input that the model does not read."""
+        return ()
+
     def schema(self, schema: Schema) -> Schema:
         """``schema`` with the widths that are left.
 
@@ -47,16 +40,16 @@ class TruncateAndSlice:
             dense={name: self._kept(name, dense) for name, dense in schema.dense.items()},
         )
 
-    def __call__(self, dense: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """``dense`` with the columns that are kept; truncation is a view, a mask copies."""
-        out = dict(dense)
+    def __call__(self, rows: Rows) -> Rows:
+        """The rows with the columns that are kept; truncation is a view, a mask copies."""
+        out = dict(rows.dense)
         for name in ("continuous", "binary"):
-            if name in dense:
+            if name in out:
                 truncation, mask = self._of(name)
                 out[name] = out[name][:, :truncation]
                 if mask is not None:
                     out[name] = out[name][:, np.flatnonzero(self._masks[name])]
-        return out
+        return replace(rows, dense=out)
 
     @cached_property
     def _masks(self) -> dict[str, np.ndarray]:
