@@ -181,7 +181,7 @@ def summary(statistics: Statistics) -> str:
         lines.append(
             f"{name}: {len(raw.count)} columns of {rows} rows; {constant} constant, "
             f"{int((raw.num_non_finite > 0).sum())} with numbers that are not finite, "
-            f"{int((raw.count == 0).sum())} with no other"
+            f"{int((raw.count == 0).sum())} without a finite one"
         )
     return "\n".join(lines)
 

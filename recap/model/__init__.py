@@ -1,16 +1,18 @@
 """The heavy ranker and its parts, each under the name that a YAML node's ``_target_`` gives it."""
 
 from recap.model.embeddings import EmbeddingTable, EmbeddingTables, LayerNormedEmbeddings
-from recap.model.featurization import DoubleNormLog, Log1pAbs
+from recap.model.featurization import ClipLog1pAbs, DoubleNormLog, Log1pAbs
 from recap.model.heavy_ranker import AffineMap, HeavyRanker, Task
 from recap.model.mask_net import MaskBlock, MaskBlockConfig, MaskNet
 from recap.model.mlp import MLP
 from recap.model.norm import BatchNorm, LayerNorm
+from recap.model.z_score_log import ZScoreLog
 
 __all__ = [
     "MLP",
     "AffineMap",
     "BatchNorm",
+    "ClipLog1pAbs",
     "DoubleNormLog",
     "EmbeddingTable",
     "EmbeddingTables",
@@ -22,4 +24,5 @@ __all__ = [
     "MaskBlockConfig",
     "MaskNet",
     "Task",
+    "ZScoreLog",
 ]

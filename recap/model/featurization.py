@@ -28,7 +28,7 @@ class Log1pAbs(nn.Module):
         feature_names_to_concat: Sequence[str] = ("binary",),
     ) -> None:
         super().__init__()
-        _check_names(continuous_feature_names, feature_names_to_concat)
+        check_names(continuous_feature_names, feature_names_to_concat)
         self.continuous = DenseInputs(schema, continuous_feature_names)
         self.unchanged = DenseInputs(schema, feature_names_to_concat)
         self.out_features = self.continuous.out_features + self.unchanged.out_features
@@ -36,6 +36,33 @@ class Log1pAbs(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         """The features, [B, out_features]."""
         return torch.cat([log1p_abs(self.continuous(batch)), self.unchanged(batch)], dim=1)
+
+
+class ClipLog1pAbs(Log1pAbs):
+    """As ``Log1pAbs``, the continuous columns clamped to ±``clip_magnitude`` on the log scale."""
+
+    def __init__(
+        self,
+        schema: Schema,
+        num_slots: Mapping[str, int] | None = None,
+        *,
+        continuous_feature_names: Sequence[str] = ("continuous",),
+        feature_names_to_concat: Sequence[str] = ("binary",),
+        clip_magnitude: float = 5.0,
+    ) -> None:
+        super().__init__(
+            schema,
+            continuous_feature_names=continuous_feature_names,
+            feature_names_to_concat=feature_names_to_concat,
+        )
+        check_clip_magnitude(clip_magnitude)
+        self.clip_magnitude = clip_magnitude
+
+    def forward(self, batch: Batch) -> Tensor:
+        """The features, [B, out_features]."""
+        logs = log1p_abs(self.continuous(batch))
+        clipped = logs.clamp(-self.clip_magnitude, self.clip_magnitude)
+        return torch.cat([clipped, self.unchanged(batch)], dim=1)
 
 
 class DoubleNormLog(nn.Module):
@@ -58,9 +85,8 @@ class DoubleNormLog(nn.Module):
         layer_norm_config: LayerNorm | None = LayerNorm(epsilon=0.0),  # noqa: B008
     ) -> None:
         super().__init__()
-        _check_names(continuous_feature_names, feature_names_to_concat)
-        if not clip_magnitude > 0.0:
-            raise ValueError(f"clip_magnitude={clip_magnitude} must be above 0, e.g. 5.0")
+        check_names(continuous_feature_names, feature_names_to_concat)
+        check_clip_magnitude(clip_magnitude)
         self.clip_magnitude = clip_magnitude
         self.continuous = DenseInputs(schema, continuous_feature_names)
         self.unchanged = DenseInputs(schema, feature_names_to_concat)
@@ -83,7 +109,14 @@ def log1p_abs(values: Tensor) -> Tensor:
     return torch.copysign(values.abs().log1p(), values)
 
 
-def _check_names(continuous: Sequence[str], unchanged: Sequence[str]) -> None:
+def check_clip_magnitude(clip_magnitude: float) -> None:
+    """Refuses a bound that leaves nothing (ValueError)."""
+    if not clip_magnitude > 0.0:
+        raise ValueError(f"clip_magnitude={clip_magnitude} must be above 0, e.g. 5.0")
+
+
+def check_names(continuous: Sequence[str], unchanged: Sequence[str]) -> None:
+    """Refuses no continuous input, and one that is also left as it is (ValueError)."""
     if not continuous:
         raise ValueError(
             "continuous_feature_names=[] must name at least one dense input; "

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 
 from recap.batch import Batch
-from recap.model import BatchNorm, DoubleNormLog, LayerNorm, Log1pAbs
+from recap.model import BatchNorm, ClipLog1pAbs, DoubleNormLog, LayerNorm, Log1pAbs
 from recap.schema import Dense, Schema, Sparse
 
 SCHEMA = Schema(
@@ -43,7 +43,17 @@ def test_log1p_abs_is_odd_and_leaves_the_other_columns_as_they_are():
     )
 
 
-@pytest.mark.parametrize("featurize", [Log1pAbs, DoubleNormLog])
+def test_clip_log1p_abs_clamps_the_logarithms_and_nothing_else():
+    e = math.e - 1
+    layer = ClipLog1pAbs(SCHEMA, clip_magnitude=1.5)
+    assert layer.out_features == 3
+    torch.testing.assert_close(
+        layer(rows([[e, -e * e - 2 * e], [1e30, 0.0]], [7, 0])),
+        torch.tensor([[1.0, -1.5, 7.0], [1.5, 0.0, 0.0]]),
+    )
+
+
+@pytest.mark.parametrize("featurize", [Log1pAbs, ClipLog1pAbs, DoubleNormLog])
 @pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
 def test_a_number_that_is_not_finite_counts_as_zero(featurize, number):
     layer = featurize(SCHEMA).eval()
@@ -141,15 +151,16 @@ def test_center_and_scale_can_be_left_out():
         ),
     ],
 )
-@pytest.mark.parametrize("featurize", [Log1pAbs, DoubleNormLog])
+@pytest.mark.parametrize("featurize", [Log1pAbs, ClipLog1pAbs, DoubleNormLog])
 def test_a_faulty_name_is_refused(featurize, settings, message):
     with pytest.raises(ValueError, match=message):
         featurize(SCHEMA, **settings)
 
 
 def test_a_faulty_number_is_refused():
-    with pytest.raises(ValueError, match=r"clip_magnitude=0\.0 must be above 0"):
-        DoubleNormLog(SCHEMA, clip_magnitude=0.0)
+    for featurize in (ClipLog1pAbs, DoubleNormLog):
+        with pytest.raises(ValueError, match=r"clip_magnitude=0\.0 must be above 0"):
+            featurize(SCHEMA, clip_magnitude=0.0)
     with pytest.raises(ValueError, match=r"layer_norm\.epsilon=-1\.0 must be 0 or more"):
         LayerNorm(epsilon=-1.0)
 
