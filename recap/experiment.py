@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -50,13 +50,64 @@ class Experiment:
         return Path(self.training.save_dir).absolute()
 
 
+@dataclass
+class Parts:
+    """What could be made of a config, and its faults: without any, all parts are there."""
+
+    faults: list[str]
+    training: Training | None = None
+    ranker: HeavyRanker | None = None
+    build_optimizer: Callable[..., torch.optim.Optimizer] | None = None
+    optimizer: torch.optim.Optimizer | None = None
+    train_data: ParquetData | None = None
+    validation_data: Mapping[str, ParquetData] = field(default_factory=dict)
+    tracker: Tracker | None = None
+
+    def experiment(self) -> Experiment:
+        """The parts of a run.
+
+        Raises:
+            Refused: there are faults.
+        """
+        if self.faults:
+            raise Refused(list(dict.fromkeys(self.faults)))
+        assert self.training is not None
+        assert self.ranker is not None
+        assert self.optimizer is not None
+        assert self.train_data is not None
+        assert self.tracker is not None
+        loss = MultiTaskLoss(
+            self.ranker.tasks,
+            pos_weight=self.ranker.pos_weights,
+            task_weights=self.ranker.loss_weights,
+            reduction=self.training.loss_reduction,
+        ).to(self.training.torch_device)
+        return Experiment(
+            self.training,
+            self.ranker,
+            loss,
+            self.optimizer,
+            self.train_data,
+            self.validation_data,
+            self.tracker,
+        )
+
+
 def prepare(cfg: DictConfig) -> Experiment:
     """The experiment that ``cfg`` describes.
 
     Raises:
-        Refused: anything that would stop the run later: unknown, missing and ill-typed keys, values
-            out of range, sections that do not fit each other by task name, files that are missing,
-            damaged or lack what the schema names, a folder that cannot be written.
+        Refused: see ``assemble``.
+    """
+    return assemble(cfg).experiment()
+
+
+def assemble(cfg: DictConfig) -> Parts:
+    """The parts that ``cfg`` describes, as far as they can be made, and all its faults.
+
+    A fault is anything that would stop the run later: unknown, missing and ill-typed keys, values
+    out of range, sections that do not fit each other by task name, files that are missing, damaged
+    or lack what the schema names, a folder that cannot be written.
     """
     try:
         plain = OmegaConf.to_container(cfg, resolve=True)
@@ -64,60 +115,44 @@ def prepare(cfg: DictConfig) -> Experiment:
         # what refers into a section that is null cannot be resolved either
         nulls = [name for name in SECTIONS if cfg[name] is None]
         faults = [f"{name}=null: must be a mapping, {{_target_: …}}" for name in nulls]
-        raise Refused(faults or [f"{error.full_key}: {_first_line(error)}"]) from error
+        return Parts(faults or [f"{error.full_key}: {_first_line(error)}"])
     plain = completed(plain)
     faults = list(binding_faults(plain, ""))
     if shapes := list(shape_faults(plain, faults)):
-        raise Refused(faults + shapes)
+        return Parts(faults + shapes)
     if (ranks := world_size()) > 1:
         faults.append(f"{ranks} processes were started: a run is one process; start it by itself")
-    parts = _instantiate_sections(OmegaConf.create(plain), faults)
-    faults += joining_faults(plain, parts)
-    training: Training | None = parts.get("training")
-    train_data: ParquetData | None = parts.get("train_data")
-    ranker: HeavyRanker | None = None
-    optimizer: torch.optim.Optimizer | None = None
-    if training is not None:
-        torch.manual_seed(training.seed)
+    sections = _instantiate_sections(OmegaConf.create(plain), faults)
+    faults += joining_faults(plain, sections)
+    parts = Parts(
+        faults,
+        training=sections.get("training"),
+        build_optimizer=sections.get("optimizer"),
+        train_data=sections.get("train_data"),
+        validation_data=sections["validation_data"],
+        tracker=sections.get("tracking"),
+    )
+    if parts.training is not None:
+        torch.manual_seed(parts.training.seed)
     unread = ("train_data.preprocess", "train_data.seg_dense_schema.sparse")
-    if train_data is not None and "model" in parts and not any_at(faults, *unread):
-        with _collected(faults, "model"):
-            schema = train_data.schema
-            slots = {name: num_slots(sparse) for name, sparse in schema.sparse.items()}
-            ranker = parts["model"](schema, slots)
-    if train_data is not None and not any_at(faults, *unread):
-        for name, data in parts["validation_data"].items():
+    if parts.train_data is not None and not any_at(faults, *unread):
+        schema = parts.train_data.schema
+        if "model" in sections:
+            with _collected(faults, "model"):
+                slots = {name: num_slots(sparse) for name, sparse in schema.sparse.items()}
+                parts.ranker = sections["model"](schema, slots)
+        for name, data in parts.validation_data.items():
             section = f"validation_data.{name}"
             if any_at(faults, f"{section}.preprocess", f"{section}.seg_dense_schema.sparse"):
                 continue
-            inputs = None if ranker is None else ranker.input_names
-            faults += partition_faults(section, data.schema, train_data.schema, inputs)
-    if ranker is not None and training is not None:
-        ranker.to(training.torch_device)
-        if "optimizer" in parts and not any_at(faults, "optimizer"):
+            inputs = None if parts.ranker is None else parts.ranker.input_names
+            faults += partition_faults(section, data.schema, schema, inputs)
+    if parts.ranker is not None and parts.training is not None:
+        parts.ranker.to(parts.training.torch_device)
+        if parts.build_optimizer is not None and not any_at(faults, "optimizer"):
             with _collected(faults, "optimizer"):
-                optimizer = parts["optimizer"](**ranker.parameters_by_kind())
-    if faults:
-        raise Refused(list(dict.fromkeys(faults)))
-    assert training is not None
-    assert train_data is not None
-    assert ranker is not None
-    assert optimizer is not None
-    loss = MultiTaskLoss(
-        ranker.tasks,
-        pos_weight=ranker.pos_weights,
-        task_weights=ranker.loss_weights,
-        reduction=training.loss_reduction,
-    ).to(training.torch_device)
-    return Experiment(
-        training,
-        ranker,
-        loss,
-        optimizer,
-        train_data,
-        parts["validation_data"],
-        parts["tracking"],
-    )
+                parts.optimizer = parts.build_optimizer(**parts.ranker.parameters_by_kind())
+    return parts
 
 
 def _instantiate_sections(cfg: DictConfig, faults: list[str]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-import os
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -155,12 +155,11 @@ def _objective_faults(
 
 
 def _unwritable(folder: Path) -> str | None:
-    """Why files cannot be made in ``folder``, which need not exist yet."""
+    """Why files cannot be made in ``folder``, which need not exist yet; leaves no trace."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".probe-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
+        there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        with tempfile.TemporaryFile(dir=there):
+            pass
     except OSError as error:
         return f"cannot be written ({error.strerror}); name a folder that can"
     return None

@@ -161,6 +161,7 @@ def _alone_in(save_dir: Path) -> Iterator[None]:
     Raises:
         Refused: another one is in it. A killed process is in no folder: the system frees its lock.
     """
+    save_dir.mkdir(parents=True, exist_ok=True)
     lock = FileLock(save_dir / ".lock")
     try:
         lock.acquire(timeout=0)
@@ -178,7 +179,21 @@ def _alone_in(save_dir: Path) -> Iterator[None]:
 
 
 def _start(experiment: Experiment) -> Place:
-    """Where the run stands: at its latest checkpoint, or at 0, with weights from elsewhere if said.
+    """Where the run starts; see ``restored``, and what counts the data has counted it."""
+    at = restored(experiment)
+    if at is None:
+        _observe(experiment)
+        return Place(step=0, position=0)
+    if at.step > 0:
+        log.info("continuing %s after step %d", experiment.save_dir, at.step)
+    return at
+
+
+def restored(experiment: Experiment) -> Place | None:
+    """Where the run stands, with its state restored: at its latest checkpoint, or else at step 0.
+
+    The weights of step 0 are those of ``training.initial_checkpoint_dir``; None where there is
+    neither, and the model is as it was built.
 
     Raises:
         Refused: a checkpoint that does not fit the model or the optimizer.
@@ -188,14 +203,11 @@ def _start(experiment: Experiment) -> Place:
     try:
         if latest is not None:
             state = checkpoint.load(latest)
-            at = Place(*checkpoint.restore_training(state, ranker, experiment.optimizer))
-            log.info("continuing %s after step %d", latest, at.step)
-            return at
-        if training.initial_checkpoint_dir is not None:
-            weights = checkpoint.load(checkpoint.find(Path(training.initial_checkpoint_dir)))
-            checkpoint.restore_model(weights["model"], ranker)
-        else:
-            _observe(experiment)
+            return Place(*checkpoint.restore_training(state, ranker, experiment.optimizer))
+        if training.initial_checkpoint_dir is None:
+            return None
+        weights = checkpoint.load(checkpoint.find(Path(training.initial_checkpoint_dir)))
+        checkpoint.restore_model(weights["model"], ranker)
     except checkpoint.CheckpointError as error:
         key = "save_dir" if latest is not None else "initial_checkpoint_dir"
         raise Refused([f"training.{key}={getattr(training, key)}: {error}"]) from error

@@ -289,7 +289,7 @@ def test_every_optimizer_of_the_group_is_accepted(tiny: Tiny, optimizer: str):
 def test_a_run_directory_that_cannot_be_made_is_refused(tiny: Tiny):
     (tiny.root / "run").write_text("a file in the way")
     assert fault(tiny) == (
-        f"training.save_dir={tiny.root}/run: cannot be written (File exists); "
+        f"training.save_dir={tiny.root}/run: cannot be written (Not a directory); "
         "name a folder that can"
     ).replace(f"{tiny.root}/", "")
 
