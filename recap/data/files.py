@@ -1,4 +1,4 @@
-"""The Parquet files that an ``inputs`` pattern names, and what their footers say."""
+"""Parquet files by path, glob, folder or URI, and what their footers say."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
+
+NamedFile = tuple[fs.FileSystem, str]  # the file system and the file's path in it
 
 READ_BUFFER_BYTES = 1 << 20  # of a local file's column that are in memory before they are decoded
 
@@ -28,6 +30,8 @@ class ParquetSource:
     filesystem: fs.FileSystem
     schema: pa.Schema
     row_group_rows: tuple[int, ...]
+    size: int  # bytes
+    mtime_ns: int | None  # when it was written, where the file system tells
 
     @property
     def num_rows(self) -> int:
@@ -50,43 +54,79 @@ class ParquetSource:
             yield file
 
 
-def open_sources(inputs: str | Sequence[str]) -> list[ParquetSource]:
-    """The files matching ``inputs``, each once, with all footers read; by name for each pattern.
+def open_sources(
+    files: Sequence[NamedFile], *, tolerated: float = 0.0
+) -> tuple[list[ParquetSource], list[str]]:
+    """The files with their footers read, in the same order, and the faults of those left out.
+
+    Raises:
+        DataError: more than a share of ``tolerated`` of the files is empty, truncated or not
+            Parquet; every such file is named.
+    """
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        outcomes = list(pool.map(lambda pair: _read_footer(*pair), files))
+    faults = [outcome for outcome in outcomes if isinstance(outcome, str)]
+    if faults and (len(faults) > tolerated * len(files) or len(faults) == len(files)):
+        raise DataError("\n".join(faults))
+    return [source for source in outcomes if isinstance(source, ParquetSource)], faults
+
+
+def matching_files(inputs: str | Sequence[str]) -> list[NamedFile]:
+    """The files matching ``inputs``, each once; by name for each pattern.
 
     ``inputs`` is a path, a glob (``*``, ``?``, ``[]`` within a folder, ``**`` across folders) or a
     list of them; a path may be the URI of any pyarrow file system (``s3://…``, ``gs://…``,
     ``hdfs://…``, ``file://…``). A folder stands for the ``*.parquet`` files in it.
 
     Raises:
-        DataError: a pattern matches nothing, or files are empty, truncated or not Parquet; every
-            such file is named.
+        DataError: a pattern matches nothing; every such pattern is named.
     """
     patterns = [inputs] if isinstance(inputs, str) else list(inputs)
-    found: list[tuple[fs.FileSystem, str]] = []
+    found: list[NamedFile] = []
+    faults: list[str] = []
     stores: dict[str, list[fs.FileSystem]] = {}  # path → where it was found
-    for filesystem, path in (pair for pattern in patterns for pair in matching_paths(pattern)):
-        if filesystem not in stores.setdefault(path, []):
-            stores[path].append(filesystem)
-            found.append((filesystem, path))
-    with ThreadPoolExecutor(max_workers=8) as pool:
-        outcomes = list(pool.map(lambda pair: _read_footer(*pair), found))
-    faults = [outcome for outcome in outcomes if isinstance(outcome, str)]
+    for pattern in patterns:
+        try:
+            named = matching_paths(pattern)
+        except DataError as error:
+            faults.append(str(error))
+            continue
+        for filesystem, path in named:
+            if filesystem not in stores.setdefault(path, []):
+                stores[path].append(filesystem)
+                found.append((filesystem, path))
     if faults:
         raise DataError("\n".join(faults))
-    return [source for source in outcomes if isinstance(source, ParquetSource)]
+    return found
 
 
-def matching_paths(pattern: str) -> list[tuple[fs.FileSystem, str]]:
-    """(file system, path) of every file that ``pattern`` names, sorted by path.
+def parquet_files_in(filesystem: fs.FileSystem, folder: str) -> list[NamedFile]:
+    """The ``*.parquet`` files that lie in a folder, by name; none where there is no such folder."""
+    selector = fs.FileSelector(folder, allow_not_found=True)
+    return [
+        (filesystem, info.path)
+        for info in sorted(filesystem.get_file_info(selector), key=lambda info: info.path)
+        if info.type == fs.FileType.File and info.path.endswith(".parquet")
+    ]
+
+
+def located(path: str) -> NamedFile:
+    """The file system of a path or URI, and the path in it; wildcards stay as they are."""
+    if not re.match(r"^[a-z][a-z0-9+.-]*://", path):
+        return fs.LocalFileSystem(), _absolute(path)
+    filesystem, inside = fs.FileSystem.from_uri(_quote_wildcards(path))
+    for quoted, wildcard in (("%2A", "*"), ("%3F", "?"), ("%5B", "["), ("%5D", "]")):
+        inside = inside.replace(quoted, wildcard)
+    return filesystem, inside
+
+
+def matching_paths(pattern: str) -> list[NamedFile]:
+    """The files that one pattern names, by path.
 
     Raises:
         DataError: nothing matches.
     """
-    if re.match(r"^[a-z][a-z0-9+.-]*://", pattern):
-        filesystem, path = fs.FileSystem.from_uri(_quote_wildcards(pattern))
-        path = path.replace("%2A", "*").replace("%3F", "?").replace("%5B", "[").replace("%5D", "]")
-    else:
-        filesystem, path = fs.LocalFileSystem(), _absolute(pattern)
+    filesystem, path = located(pattern)
     wildcard = re.search(r"[*?\[]", path)
     if wildcard is None:
         info = filesystem.get_file_info(path)
@@ -135,8 +175,8 @@ def _glob_regex(pattern: str) -> str:
 def _read_footer(filesystem: fs.FileSystem, path: str) -> ParquetSource | str:
     """The source, or what is wrong with the file."""
     try:
-        size = filesystem.get_file_info(path).size
-        if size == 0:
+        info = filesystem.get_file_info(path)
+        if info.size == 0:
             return f"{path}: the file is empty (0 bytes)"
         with filesystem.open_input_file(path) as file:
             parquet = pq.ParquetFile(file)
@@ -148,7 +188,7 @@ def _read_footer(filesystem: fs.FileSystem, path: str) -> ParquetSource | str:
         return f"{path}: not a whole Parquet file, truncated or damaged ({_first_line(error)})"
     if sum(rows) == 0:
         return f"{path}: the file holds no rows"
-    return ParquetSource(path, filesystem, schema, rows)
+    return ParquetSource(path, filesystem, schema, rows, info.size, info.mtime_ns)
 
 
 def _first_line(error: Exception) -> str:

@@ -1,6 +1,7 @@
 """The order of rows: a pure function of seed, epoch and position, the same for every world size.
 
-All rows of an epoch are laid out in one line: row groups in a random order (by seed and epoch). The
+All rows of an epoch are laid out in one line: row groups in a random order (by seed and epoch);
+where a ``file_batch_size`` is given, those of so many files come before those of the next ones. The
 line is cut into ``lanes`` of equal length, and every global batch takes an equal share from each
 lane; a rank owns a contiguous part of every batch, so with at least as many lanes as ranks no two
 ranks read the same rows, and any number of ranks sees the same batches. Within a lane, blocks of
@@ -65,8 +66,13 @@ class Lane:
         lanes: int,
         buffer: int,
         seed: int | None,
+        file_batch_size: int | None = None,
     ) -> None:
-        """``row_groups[s][g]``: rows of group g of source s; ``seed`` None keeps their order."""
+        """``row_groups[s][g]``: rows of group g of source s; ``seed`` None keeps their order.
+
+        ``file_batch_size`` sources, drawn anew each epoch, are mixed before the next ones come;
+        None, or no more sources than that: all of them.
+        """
         self._row_groups = [
             (source, group, rows)
             for source, groups in enumerate(row_groups)
@@ -74,6 +80,7 @@ class Lane:
             if rows
         ]
         self._index, self._lanes, self._buffer, self._seed = index, lanes, buffer, seed
+        self._file_batch_size = file_batch_size
         total = sum(rows for _, _, rows in self._row_groups)
         self._first, self._last = total * index // lanes, total * (index + 1) // lanes
         self.num_rows = self._last - self._first
@@ -95,10 +102,7 @@ class Lane:
             start += end - begin
 
     def _cut_blocks(self, epoch: int) -> tuple[list[int], list[Block]]:
-        order = np.arange(len(self._row_groups))
-        if self._seed is not None:
-            order = np.random.default_rng((self._seed, epoch)).permutation(order)
-        line = [self._row_groups[i] for i in order]
+        line = [self._row_groups[i] for i in self._order(epoch)]
         ends = list(accumulate(rows for _, _, rows in line))
         pieces = []
         for (source, group, rows), end in zip(line, ends, strict=True):
@@ -121,3 +125,15 @@ class Lane:
                 starts.append(done)
                 done, held, waiting = done + held, 0, []
         return starts, blocks
+
+    def _order(self, epoch: int) -> np.ndarray:
+        """The numbers of all row groups, as they come in the epoch."""
+        if self._seed is None:
+            return np.arange(len(self._row_groups))
+        random = np.random.default_rng((self._seed, epoch))
+        order = random.permutation(len(self._row_groups))
+        if self._file_batch_size is None:
+            return order
+        sources, source_of = np.unique([s for s, _, _ in self._row_groups], return_inverse=True)
+        batch_of = random.permutation(len(sources)) // self._file_batch_size
+        return order[np.argsort(batch_of[source_of][order], kind="stable")]

@@ -10,13 +10,16 @@ from functools import cached_property
 import numpy as np
 
 from recap.batch import Batch
+from recap.data.dates import ExplicitDateInputs, ExplicitDatetimeInputs
 from recap.data.file_faults import file_faults
-from recap.data.files import ParquetSource, open_sources
+from recap.data.files import ParquetSource, matching_files, open_sources
 from recap.data.prefetch import prefetched
 from recap.data.preprocess import BatchStep, Step, Steps
 from recap.data.sampling import SamplingRates, sampling_weights
 from recap.data.stream import Stream
 from recap.schema import Schema
+
+NAMING = ("inputs", "explicit_date_inputs", "explicit_datetime_inputs")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,13 +27,20 @@ class ParquetData:
     """One data set: ``train_data``, or one partition of ``validation_data``.
 
     Args:
-        inputs: path, glob or URI, or a list of them; see ``recap.data.files.open_sources``.
         seg_dense_schema: what the files hold.
+        inputs: path, glob or URI, or a list of them; see ``recap.data.files.matching_files``. The
+            files are named by exactly one of this and the next two.
+        explicit_date_inputs: the folders of the last days up to a date.
+        explicit_datetime_inputs: the folders of the last hours up to a time.
+        num_files_to_keep: files that are read, the first ones by path of all that are named, for
+            days and hours the oldest; null: all.
         global_batch_size: examples per batch, over all ranks.
         examples_shuffle_buffer_size: rows that are permuted together, rounded up to row groups.
         interleave_num_parallel_calls: row groups from different places of the data set that are
             read side by side and mixed in every batch, each with an equal share of it; with several
             ranks at least as many as ranks, or some rows are read by two of them. null means 1.
+        file_batch_size: files whose row groups are mixed among each other, drawn anew each epoch,
+            before the next ones come; what a pass jumps between at a time. null: all files.
         prefetch_batches: batches made ready ahead of the training step.
         preprocess: steps by name, applied in the order written; a null step is left out.
         tasks: the rates at which examples of a task were kept when the files were made, by task;
@@ -38,29 +48,56 @@ class ParquetData:
         evaluation_tasks: the tasks that a validation partition measures; null means all.
     """
 
-    inputs: str | Sequence[str]
     seg_dense_schema: Schema
+    inputs: str | Sequence[str] | None = None
+    explicit_date_inputs: ExplicitDateInputs | None = None
+    explicit_datetime_inputs: ExplicitDatetimeInputs | None = None
+    num_files_to_keep: int | None = None
     global_batch_size: int = 128
     examples_shuffle_buffer_size: int = 1024
     interleave_num_parallel_calls: int | None = None
+    file_batch_size: int | None = None
     prefetch_batches: int = 4
     preprocess: Mapping[str, Step | BatchStep | None] = field(default_factory=dict)
     tasks: Mapping[str, SamplingRates] = field(default_factory=dict)
     evaluation_tasks: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
+        faults = self._naming_faults()
         for name in ("global_batch_size", "examples_shuffle_buffer_size", "prefetch_batches"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be 1 or more")
+                faults.append(f"{name}={getattr(self, name)} must be 1 or more")
+        for name in ("num_files_to_keep", "file_batch_size"):
+            if (number := getattr(self, name)) is not None and number < 1:
+                faults.append(f"{name}={number} must be 1 or more, or null for all files")
         batch = self.global_batch_size
-        if self.lanes < 1 or batch % self.lanes:  # uneven shares would end epochs unevenly
+        if batch > 0 and (self.lanes < 1 or batch % self.lanes):  # epochs would end unevenly
             fitting = [lanes for lanes in range(1, batch + 1) if batch % lanes == 0]
             below = [lanes for lanes in fitting if lanes < self.lanes][-1:]
             above = [lanes for lanes in fitting if lanes > self.lanes][:1]
-            raise ValueError(
+            faults.append(
                 f"interleave_num_parallel_calls={self.lanes} must divide "
                 f"global_batch_size={batch}; near: {', '.join(map(str, below + above))}"
             )
+        if faults:
+            raise ValueError("\n".join(faults))
+
+    def _naming_faults(self) -> list[str]:
+        given = [key for key in NAMING if getattr(self, key) is not None]
+        if not given:
+            return [f"inputs=null: exactly one of {', '.join(NAMING)} must name the files"]
+        if len(given) == 1:
+            return []
+        first, *others = given
+        return [
+            f"{first}={getattr(self, first)!r}: {' and '.join(others)} given too; exactly one of "
+            f"{', '.join(NAMING)} names the files: write null for the others, as {first}=null"
+        ]
+
+    @property
+    def named_by(self) -> str:
+        """Which of the fields names the files."""
+        return next(key for key in NAMING if getattr(self, key) is not None)
 
         if unknown := [task for task in self.tasks if task not in self.seg_dense_schema.labels]:
             labels = self.seg_dense_schema.labels
@@ -77,9 +114,14 @@ class ParquetData:
         """The files, with their footers read once.
 
         Raises:
-            DataError: see ``open_sources``.
+            DataError: patterns or folders without files, and damaged files; names all of them.
         """
-        return open_sources(self.inputs)
+        named = self.explicit_date_inputs or self.explicit_datetime_inputs
+        files = matching_files(self.inputs or []) if named is None else named.files()
+        if self.num_files_to_keep is not None:
+            by_path = sorted(range(len(files)), key=lambda i: files[i][1])
+            files = [files[i] for i in sorted(by_path[: self.num_files_to_keep])]
+        return open_sources(files)[0]
 
     @property
     def num_rows(self) -> int:
@@ -150,6 +192,7 @@ class ParquetData:
             lanes=self.lanes,
             buffer=self.examples_shuffle_buffer_size,
             seed=shuffle_seed,
+            file_batch_size=self.file_batch_size,
             epochs=epochs,
             rank=rank,
             world_size=world_size,

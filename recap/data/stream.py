@@ -37,6 +37,7 @@ class Stream:
         lanes: int,
         buffer: int,
         seed: int | None,
+        file_batch_size: int | None,
         epochs: int | None,
         rank: int,
         world_size: int,
@@ -77,6 +78,7 @@ class Stream:
                 lanes=lanes,
                 buffer=buffer,
                 seed=seed,
+                file_batch_size=file_batch_size,
             )
             if start < stop and lane.num_rows:
                 self._shares.append((lane, last - first, start, stop))

@@ -30,8 +30,16 @@ def lane_of(
     lanes: int = 1,
     buffer: int = 4,
     seed: int | None = 7,
+    file_batch_size: int | None = None,
 ) -> Lane:
-    return Lane(row_groups, index=index, lanes=lanes, buffer=buffer, seed=seed)
+    return Lane(
+        row_groups,
+        index=index,
+        lanes=lanes,
+        buffer=buffer,
+        seed=seed,
+        file_batch_size=file_batch_size,
+    )
 
 
 def test_without_a_seed_rows_come_as_they_lie_in_the_files():
@@ -80,3 +88,67 @@ def test_a_lane_can_be_entered_at_any_position(groups, lanes, buffer, cut):
     end = 3 * lane.num_rows
     cut = min(cut, end)
     assert rows_of(lane, 0, end) == rows_of(lane, 0, cut) + rows_of(lane, cut, end)
+
+
+FILES = [[2, 2]] * 6  # six files of two row groups of two rows
+
+
+def files_of(lane: Lane, epoch: int, rows: int) -> list[int]:
+    """The file of each row of an epoch."""
+    return [source for source, _, _ in rows_of(lane, epoch * rows, (epoch + 1) * rows)]
+
+
+def test_a_batch_of_files_is_read_to_its_end_before_the_next_one_is_begun():
+    lane = lane_of(FILES, buffer=1, file_batch_size=2)
+    begun, mixed = set(), False
+    for epoch in range(20):
+        files = files_of(lane, epoch, 24)
+        assert [len(set(files[i : i + 8])) for i in (0, 8, 16)] == [2, 2, 2]
+        begun.add(frozenset(files[:8]))
+        mixed |= files[0] == files[7] != files[3]
+    assert len(begun) > 3  # other files meet in every epoch
+    assert mixed  # and their row groups come among each other
+
+
+def test_a_batch_of_all_files_or_more_changes_nothing():
+    expected = rows_of(lane_of(FILES), 0, 72)
+    for size in (6, 7, 100):
+        assert rows_of(lane_of(FILES, file_batch_size=size), 0, 72) == expected
+    assert rows_of(lane_of(FILES, file_batch_size=5), 0, 72) != expected
+
+
+def test_without_a_seed_a_batch_of_files_changes_nothing():
+    lane = lane_of(FILES, seed=None, file_batch_size=2)
+    assert rows_of(lane, 0, 24) == rows_of(lane_of(FILES, seed=None), 0, 24)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    groups=st.lists(st.lists(st.integers(0, 5), max_size=4), min_size=1, max_size=7),
+    lanes=st.integers(1, 4),
+    size=st.integers(1, 8),
+    epoch=st.integers(0, 3),
+)
+def test_with_any_batch_of_files_an_epoch_holds_each_row_once(groups, lanes, size, epoch):
+    expected = [
+        (f, g, r) for f, rows in enumerate(groups) for g, n in enumerate(rows) for r in range(n)
+    ]
+    if len(expected) < lanes:
+        return
+    parts = [lane_of(groups, index=i, lanes=lanes, file_batch_size=size) for i in range(lanes)]
+    line = [r for p in parts for r in rows_of(p, epoch * p.num_rows, (epoch + 1) * p.num_rows)]
+    assert sorted(line) == expected
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    groups=st.lists(st.lists(st.integers(1, 5), min_size=1, max_size=4), min_size=1, max_size=9),
+    size=st.integers(1, 9),
+    seed=st.integers(0, 99),
+)
+def test_at_any_place_no_more_files_are_begun_and_unfinished_than_a_batch_holds(groups, size, seed):
+    total = sum(map(sum, groups))
+    files = files_of(lane_of(groups, buffer=1, seed=seed, file_batch_size=size), 0, total)
+    last = {file: i for i, file in enumerate(files)}
+    for i in range(total):
+        assert len({file for file in files[: i + 1] if last[file] > i}) <= size
