@@ -90,7 +90,7 @@ def _data_faults(section: str, data: ParquetData, tasks: tuple[str, ...]) -> Ite
     try:
         sources = data.sources
     except ValueError as error:
-        yield from (f"{section}.inputs: {line}" for line in str(error).splitlines())
+        yield from (f"{section}.{data.named_by}: {line}" for line in str(error).splitlines())
         return
     if not sources:
         yield f"{section}.inputs=[] names no file"

@@ -16,10 +16,26 @@ from omegaconf import DictConfig, OmegaConf
 # what a schedule's file need not state beside its curve
 SCHEDULE: dict[str, Any] = {"single_task": False, "backbone": {}, "towers": {}, "tables": {}}
 
-
-# keys of a validation partition that are its own: not filled from train_data
-OWN = ("inputs", "tasks")
-# what a row of train_data.tasks or validation_data.<partition>.tasks need not state
+# a validation partition's own keys, never filled from train_data: what they are where not stated
+OWN: dict[str, Any] = {
+    "inputs": None,
+    "explicit_date_inputs": None,
+    "explicit_datetime_inputs": None,
+    "num_files_to_keep": None,
+    "tasks": {},
+}
+# what need not be stated of the mappings under these keys of a data section
+EXPLICIT = {
+    "explicit_date_inputs": {
+        "_target_": "recap.data.dates.ExplicitDateInputs",
+        "num_missing_days_tol": 0,
+    },
+    "explicit_datetime_inputs": {
+        "_target_": "recap.data.dates.ExplicitDatetimeInputs",
+        "num_missing_hours_tol": 0,
+    },
+}
+# and of a row of its tasks
 SAMPLING_RATES = {
     "_target_": "recap.data.sampling.SamplingRates",
     "pos_downsampling_rate": 1.0,
@@ -45,26 +61,30 @@ def fill_templates(cfg: DictConfig) -> None:
         rates = _filled_rates(optimizer, schedule, tasks)
         cfg.optimizer.single_task_learning_rate, cfg.optimizer.multi_task_learning_rates = rates
     if train_data := _mapping(plain.get("train_data")):
-        _set_sampling(cfg.train_data, train_data)
+        _fill_own(cfg.train_data, train_data)
         template = {key: value for key, value in train_data.items() if key not in OWN}
+        kinds = (template.get("_target_"), "${train_data._target_}")
         for name, row in _mapping(plain.get("validation_data")).items():
             if not isinstance(row, dict | None):
                 continue
             # the files are each partition's own, also where it refers to those of train_data
             stated = _mapping(row)
-            own = {key: stated[key] for key in OWN if key in stated}
+            same_kind = stated.get("_target_", kinds[0]) in kinds
+            defaults = {key: OWN[key] for key in OWN if same_kind and key in train_data}
+            own = {**defaults, **{key: stated[key] for key in OWN if key in stated}}
             rest = {key: value for key, value in stated.items() if key not in OWN}
-            kind = template.get("_target_")
-            if "tasks" in train_data and stated.get("_target_", kind) == kind:
-                own.setdefault("tasks", {})
             full = {**own, **filled(rest, template, "train_data")}
             if full != row:  # to set a row is slow, and the second time most of them stand
                 cfg.validation_data[name] = full
-            _set_sampling(cfg.validation_data[name], full)
+            _fill_own(cfg.validation_data[name], full)
 
 
-def _set_sampling(section: DictConfig, plain: dict[str, Any]) -> None:
-    """Completes the sampling rates of a section's tasks, in place."""
+def _fill_own(section: DictConfig, plain: dict[str, Any]) -> None:
+    """Completes what names files by date and the sampling rates of tasks, in place."""
+    for key, defaults in EXPLICIT.items():
+        row = plain.get(key)
+        if isinstance(row, dict) and (full := {**defaults, **row}) != row:
+            section[key] = full
     for task, row in _mapping(plain.get("tasks")).items():
         if isinstance(row, dict) and (full := {**SAMPLING_RATES, **row}) != row:
             section.tasks[task] = full

@@ -154,8 +154,30 @@ def test_every_partition_is_filled_from_the_training_data_but_for_its_files_and_
 
 def test_a_partition_without_files_does_not_take_the_training_files():
     partition = composed("+validation_data.late={}")["validation_data"]["late"]
-    assert "inputs" not in partition
+    assert partition["inputs"] is None
     assert partition["global_batch_size"] == 128
+
+
+def test_what_names_a_partitions_files_is_its_own():
+    by_date = "{data_root: /x, end_date: 2023-01-31, days: 7}"
+    by_hour = "{data_root: 's3://b/x', end_datetime: 2023-01-31 05:00, hours: 2}"
+    cfg = composed(
+        "train_data.inputs=null",
+        f"train_data.explicit_date_inputs={by_date}",
+        "train_data.num_files_to_keep=3",
+        f"validation_data.train.explicit_datetime_inputs={by_hour}",
+        "validation_data.train.num_files_to_keep=1",
+    )
+    expected = {"data_root": "/x", "end_date": "2023-01-31", "days": 7}
+    expected = {"_target_": "recap.data.dates.ExplicitDateInputs", **expected}
+    assert cfg["train_data"]["explicit_date_inputs"] == {**expected, "num_missing_days_tol": 0}
+    own = cfg["validation_data"]["train"]
+    assert own["explicit_datetime_inputs"]["_target_"] == "recap.data.dates.ExplicitDatetimeInputs"
+    assert own["explicit_datetime_inputs"]["end_datetime"] == "2023-01-31 05:00"
+    assert own["num_files_to_keep"] == 1
+    other = cfg["validation_data"]["validation"]
+    for key in ("explicit_date_inputs", "explicit_datetime_inputs", "num_files_to_keep"):
+        assert other[key] is None
 
 
 def test_a_partition_may_refer_to_the_training_files():
