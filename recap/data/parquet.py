@@ -79,6 +79,8 @@ class ParquetData:
                 f"interleave_num_parallel_calls={self.lanes} must divide "
                 f"global_batch_size={batch}; near: {', '.join(map(str, below + above))}"
             )
+        labels = self.seg_dense_schema.labels
+        faults += [_unknown_task(task, labels) for task in self.tasks if task not in labels]
         if faults:
             raise ValueError("\n".join(faults))
 
@@ -98,10 +100,6 @@ class ParquetData:
     def named_by(self) -> str:
         """Which of the fields names the files."""
         return next(key for key in NAMING if getattr(self, key) is not None)
-
-        if unknown := [task for task in self.tasks if task not in self.seg_dense_schema.labels]:
-            labels = self.seg_dense_schema.labels
-            raise ValueError("\n".join(_unknown_task(task, labels) for task in unknown))
 
     @property
     def lanes(self) -> int:
