@@ -6,6 +6,8 @@ from recap.model.heavy_ranker import AffineMap, HeavyRanker, Task
 from recap.model.mask_net import MaskBlock, MaskBlockConfig, MaskNet
 from recap.model.mlp import MLP
 from recap.model.norm import BatchNorm, LayerNorm
+from recap.model.position_debias import PositionDebias
+from recap.model.small_embeddings import SmallEmbeddings, SmallTable
 from recap.model.z_score_log import ZScoreLog
 
 __all__ = [
@@ -23,6 +25,9 @@ __all__ = [
     "MaskBlock",
     "MaskBlockConfig",
     "MaskNet",
+    "PositionDebias",
+    "SmallEmbeddings",
+    "SmallTable",
     "Task",
     "ZScoreLog",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -45,3 +45,29 @@ def missing(name: str, schema: Schema) -> str:
     if name in schema.sparse:
         return f"input {name!r} is sparse and belongs in embedding tables; a dense one is needed"
     return f"dense input {name!r} is not in the schema; {nearest(name, schema.dense)}"
+
+
+def column_faults(feature_name: str, indices: Mapping[str, int], schema: Schema) -> list[str]:
+    """Why columns of the dense input ``feature_name`` are not to be had from ``schema``.
+
+    ``indices`` maps the key that states a column's number, from 0, to that number.
+    """
+    if feature_name not in schema.dense:
+        return [f"feature_name: {missing(feature_name, schema)}"]
+    width = schema.dense[feature_name].width
+    return [
+        f"{key}={index} must lie in 0 … {width - 1}, the columns of {feature_name}"
+        for key, index in indices.items()
+        if not 0 <= index < width
+    ]
+
+
+def column(batch: Batch, feature_name: str, index: int) -> Tensor:
+    """[B] one column of a dense input: int64, or float32 and float64 where it may hold NaN.
+
+    Files may store an input in a narrower type, which numbers to compare it with need not fit.
+    """
+    numbers = batch.dense[feature_name][:, index]
+    if numbers.is_floating_point():
+        return numbers.to(torch.promote_types(numbers.dtype, torch.float32))
+    return numbers.long()

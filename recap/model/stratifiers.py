@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from recap.batch import Batch
-from recap.model.dense import missing
+from recap.model.dense import column_faults
 from recap.schema import Schema
 
 
@@ -32,15 +32,7 @@ class Stratifier:
 
     def faults(self, schema: Schema) -> list[str]:
         """Why it cannot be told from inputs of ``schema``."""
-        if self.feature_name not in schema.dense:
-            return [f"feature_name: {missing(self.feature_name, schema)}"]
-        width = schema.dense[self.feature_name].width
-        if not 0 <= self.index < width:
-            return [
-                f"index={self.index} must lie in 0 … {width - 1}, the columns of "
-                f"{self.feature_name}"
-            ]
-        return []
+        return column_faults(self.feature_name, {"index": self.index}, schema)
 
     def rows(self, batch: Batch) -> Tensor:
         """The numbers of the examples in the slice, [up to B] int64."""
