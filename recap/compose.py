@@ -16,6 +16,7 @@ from typing import Any
 import hydra
 from hydra._internal import hydra as hydra_internals
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.default_element import ResultDefault
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import CompactHydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -83,30 +84,39 @@ class Composer(ConfigLoaderImpl):
     def _compose_config_from_defaults_list(self, defaults, repo) -> DictConfig:
         cfg = super()._compose_config_from_defaults_list(defaults, repo)
         for default in defaults:
-            self._set_aside(cfg, default.config_path or "", repo)
+            self._set_aside(cfg, default, repo)
         fill_templates(cfg)
         self._composed = cfg
         self._referred = _referred_sections(cfg)
         return cfg
 
-    def _set_aside(self, cfg: DictConfig, config_path: str, repo: Any) -> None:
-        """Takes out of ``cfg`` what only other choices of the group of ``config_path`` know."""
-        group, _, choice = config_path.rpartition("/")
+    def _set_aside(self, cfg: DictConfig, default: ResultDefault, repo: Any) -> None:
+        """Takes out of ``cfg`` what only other choices of the default's group know."""
+        group, _, choice = (default.config_path or "").rpartition("/")
         if group.split("/")[0] not in ("model", "optimizer", "schedule"):
             return
 
+        def package(name: str) -> str:
+            header = repo.load_config(f"{group}/{name}").header
+            return header.get("package") or group.replace("/", ".")
+
+        # chosen for another place than its own, e.g. model/tower@model.tasks.like.tower
+        moved_to = default.package if default.package != package(choice) else None
+
         def known(name: str) -> dict[str, Any]:
-            loaded = repo.load_config(f"{group}/{name}")
-            content: Any = OmegaConf.to_container(loaded.config, resolve=False)
+            loaded = repo.load_config(f"{group}/{name}").config
+            content: Any = OmegaConf.to_container(loaded, resolve=False)
             if group == "schedule":
                 content = {**SCHEDULE, **content}
-            package = loaded.header.get("package") or group.replace("/", ".")
-            for key in reversed(package.split(".")):
+            for key in reversed((moved_to or package(name)).split(".")):
                 content = {key: content}
             return content
 
-        others = [name for name in repo.get_group_options(group) if name != choice]
-        _keep_known(cfg, known(choice), [known(name) for name in others])
+        own = known(choice)
+        others = [known(name) for name in repo.get_group_options(group) if name != choice]
+        _keep_known(cfg, own, others)
+        for row in _rows_of_tasks(cfg) if "task" in own else ():
+            _keep_known(row, own["task"], [other["task"] for other in others])
 
     def load_sweep_config(self, master_config, sweep_overrides) -> DictConfig:
         """The config of one job of a sweep, which knows the folder of the whole."""
@@ -217,6 +227,12 @@ def _is_about(override: str, error: Exception) -> bool:
     )
 
 
+def _rows_of_tasks(cfg: DictConfig) -> list[DictConfig]:
+    tasks = OmegaConf.select(cfg, "model.tasks")
+    rows = [tasks._get_node(name) for name in tasks] if isinstance(tasks, DictConfig) else []
+    return [row for row in rows if isinstance(row, DictConfig) and not row._is_none()]
+
+
 def _keep_known(node: DictConfig, own: dict[str, Any], others: list[Any]) -> None:
     """Deletes what is in one of ``others`` and not in ``own``; another ``_target_`` is kept."""
     for key in list(node):
@@ -228,7 +244,8 @@ def _keep_known(node: DictConfig, own: dict[str, Any], others: list[Any]) -> Non
             if key not in own:
                 del node[key]
         elif isinstance(mine, dict):
-            if mine.get("_target_") in (None, value._get_node("_target_")):
+            # a task's row states no target where it is of its template's kind
+            if "_target_" not in value or mine.get("_target_") in (None, value["_target_"]):
                 _keep_known(value, mine, theirs)
         elif "_target_" not in value:
             if key in own:

@@ -1,5 +1,7 @@
 """The heavy ranker and its parts, each under the name that a YAML node's ``_target_`` gives it."""
 
+from recap.model.dcn import DCN
+from recap.model.dlrm import DLRM
 from recap.model.embeddings import EmbeddingTable, EmbeddingTables, LayerNormedEmbeddings
 from recap.model.featurization import ClipLog1pAbs, DoubleNormLog, Log1pAbs
 from recap.model.heavy_ranker import AffineMap, HeavyRanker, Task
@@ -11,6 +13,8 @@ from recap.model.small_embeddings import SmallEmbeddings, SmallTable
 from recap.model.z_score_log import ZScoreLog
 
 __all__ = [
+    "DCN",
+    "DLRM",
     "MLP",
     "AffineMap",
     "BatchNorm",

@@ -142,10 +142,7 @@ class HeavyRanker(nn.Module):
             with _collect(faults, f"model.tasks.{name}"):
                 tower = self.towers[module_key(name)] = _ending_in_one(task.tower(width, seen))
                 if task.initial_rate is not None:
-                    last = [layer for layer in tower.modules() if isinstance(layer, nn.Linear)][-1]
-                    nn.init.constant_(
-                        last.bias, math.log(task.initial_rate / (1 - task.initial_rate))
-                    )
+                    _start_at(task.initial_rate, tower)
                 if task.affine_map is not None:
                     self.affine_maps[module_key(name)] = task.affine_map.start()
         _refuse(faults)
@@ -327,10 +324,21 @@ def _reading(module: nn.Module) -> nn.Module:
     return module
 
 
+def _start_at(rate: float, tower: nn.Module) -> None:
+    """Sets the bias of a tower's last layer so that a logit of 0 becomes the logit of ``rate``."""
+    last = [layer for layer in tower.modules() if not any(layer.children())][-1]
+    if not isinstance(last, nn.Linear) or last.bias is None:
+        raise ValueError(
+            f"initial_rate={rate} is where the bias of a last linear layer starts, and the tower "
+            f"ends in {type(last).__name__}; let it end in an MLP without final_layer_activation"
+        )
+    nn.init.constant_(last.bias, math.log(rate / (1 - rate)))
+
+
 def _ending_in_one(tower: nn.Module) -> nn.Module:
     if _width(_sized(tower)) != 1:
         raise ValueError(
             f"the tower ends in {tower.out_features} outputs and must end in 1, the logit; "
-            "set the last of its layer_sizes to 1"
+            "set the last of its layer_sizes, or those of its last MLP, to 1"
         )
     return tower

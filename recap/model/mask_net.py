@@ -25,8 +25,11 @@ class MaskBlockConfig:
     input_layer_norm: bool = False
 
     def __post_init__(self) -> None:
-        if self.output_size < 1:
-            raise ValueError(f"mask block: output_size={self.output_size} must be 1 or more")
+        if self.output_size < 2:
+            raise ValueError(
+                f"mask block: output_size={self.output_size} must be 2 or more; the block ends in "
+                "a layer norm, which makes a constant of a single number"
+            )
         if (self.reduction_factor is None) == (self.aggregation_size is None):
             raise ValueError(
                 f"mask block: give exactly one of reduction_factor={self.reduction_factor} and "

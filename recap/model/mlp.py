@@ -64,11 +64,12 @@ class MLP(nn.Module):
         return self.layers(features)
 
 
-def xavier_linear(in_features: int, out_features: int) -> nn.Linear:
+def xavier_linear(in_features: int, out_features: int, *, bias: bool = True) -> nn.Linear:
     """A linear layer with Xavier-uniform weights (Glorot and Bengio, 2010) and zero biases."""
-    linear = nn.Linear(in_features, out_features)
+    linear = nn.Linear(in_features, out_features, bias=bias)
     nn.init.xavier_uniform_(linear.weight)
-    nn.init.zeros_(linear.bias)
+    if bias:
+        nn.init.zeros_(linear.bias)
     return linear
 
 

@@ -29,15 +29,24 @@ class BatchNorm:
 
 @dataclass(frozen=True, kw_only=True)
 class LayerNorm:
-    """Settings of a layer norm over each row; ``scale`` and ``center`` are learned per column."""
+    """Settings of a layer norm over each row; ``scale`` and ``center`` are learned per column.
 
+    ``axis`` says what a row is: −1 or 1, the columns of [B, D]. Another one would mix examples.
+    """
+
+    axis: int = -1
     epsilon: float = 1e-5
     center: bool = True
     scale: bool = True
 
     def __post_init__(self) -> None:
+        faults = []
+        if self.axis not in (-1, 1):
+            faults.append(f"layer_norm.axis={self.axis} must be -1 or 1, the columns of a row")
         if self.epsilon < 0.0:
-            raise ValueError(f"layer_norm.epsilon={self.epsilon} must be 0 or more, e.g. 1e-5")
+            faults.append(f"layer_norm.epsilon={self.epsilon} must be 0 or more, e.g. 1e-5")
+        if faults:
+            raise ValueError("; ".join(faults))
 
     def over(self, num_features: int) -> RowNorm:
         """A layer norm over rows of ``num_features`` numbers."""

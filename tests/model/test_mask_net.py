@@ -71,7 +71,7 @@ def test_an_mlp_on_top_reads_the_blocks(use_parallel, width):
         ),
         ({"aggregation_size": 0}, "aggregation_size=0 must be 1 or more"),
         ({"reduction_factor": 0.0}, "reduction_factor=0.0 must be above 0"),
-        ({"output_size": 0, "aggregation_size": 1}, "output_size=0 must be 1 or more"),
+        ({"output_size": 1, "aggregation_size": 1}, "output_size=1 must be 2 or more; .* constant"),
     ],
 )
 def test_a_faulty_block_is_refused(settings, message):
