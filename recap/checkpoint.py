@@ -166,6 +166,16 @@ def restore_model(weights: Mapping[str, Tensor], model: nn.Module) -> None:
     """Loads ``weights`` into ``model``.
 
     Raises:
+        CheckpointError: see ``compare``.
+    """
+    compare(weights, model)
+    model.load_state_dict(weights)
+
+
+def compare(weights: Mapping[str, Tensor], model: nn.Module) -> None:
+    """Refuses weights that are not of ``model``.
+
+    Raises:
         CheckpointError: names or shapes differ; lists every difference.
     """
     own = model.state_dict()
@@ -181,7 +191,6 @@ def restore_model(weights: Mapping[str, Tensor], model: nn.Module) -> None:
             "the checkpoint is of another architecture; return to it or name another folder; "
             "these differ:\n  " + "\n  ".join(differences)
         )
-    model.load_state_dict(weights)
 
 
 def random_state() -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any
 from recap.data.decode import num_slots
 from recap.data.parquet import ParquetData
 from recap.nearest import nearest
+from recap.warm_start import find
 
 
 def joining_faults(plain: Mapping[Any, Any], parts: Mapping[str, Any]) -> Iterator[str]:
@@ -113,11 +114,9 @@ def _training_faults(plain: Mapping[str, Any], tasks: tuple[str, ...]) -> Iterat
     if isinstance(save_dir, str) and (fault := _unwritable(Path(save_dir))):
         yield f"training.save_dir={save_dir}: {fault}"
     if isinstance(initial, str):
-        from recap.checkpoint import CheckpointError, find
-
         try:
-            find(Path(initial))
-        except CheckpointError as error:
+            find(initial)
+        except ValueError as error:
             yield f"training.initial_checkpoint_dir: {error}"
     if isinstance(objective, str):
         yield from _objective_faults(objective, plain, tasks)

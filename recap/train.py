@@ -32,6 +32,8 @@ from recap.experiment import Experiment, prepare
 from recap.optimizer import set_learning_rates
 from recap.signals import Stopped, stop_signals
 from recap.tracking import Run
+from recap.warm_start import initial_weights
+from recap.weight_files import WeightFileError
 
 log = logging.getLogger(__name__)
 
@@ -206,9 +208,8 @@ def restored(experiment: Experiment) -> Place | None:
             return Place(*checkpoint.restore_training(state, ranker, experiment.optimizer))
         if training.initial_checkpoint_dir is None:
             return None
-        weights = checkpoint.load(checkpoint.find(Path(training.initial_checkpoint_dir)))
-        checkpoint.restore_model(weights["model"], ranker)
-    except checkpoint.CheckpointError as error:
+        ranker.load_state_dict(initial_weights(training.initial_checkpoint_dir, ranker))
+    except (checkpoint.CheckpointError, WeightFileError) as error:
         key = "save_dir" if latest is not None else "initial_checkpoint_dir"
         raise Refused([f"training.{key}={getattr(training, key)}: {error}"]) from error
     return Place(step=0, position=0)

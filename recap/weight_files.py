@@ -90,7 +90,9 @@ def _snapshot(folder: Path) -> Iterator[tuple[str, Tensor]]:
             for part in parts
         ]
         tensors = [_stored(folder, part["tensor"]) for part in parts]
-        whole = torch.empty([max(along) for along in zip(*ends, strict=True)], dtype=tensors[0].dtype)
+        whole = torch.empty(
+            [max(along) for along in zip(*ends, strict=True)], dtype=tensors[0].dtype
+        )
         for part, end, tensor in zip(parts, ends, tensors, strict=True):
             at = tuple(slice(*span) for span in zip(part["offsets"], end, strict=True))
             whole[at] = tensor

@@ -11,9 +11,9 @@ MODULES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.py"))
 
 VOCABULARY = {"schema", "batch", "nearest"}
 PARTS = {"data", "model", "optimizer", "schedule", "loss", "metrics", "training"}
-SERVICES = {"distributed", "checkpoint", "tracking", "console", "signals"}
+SERVICES = {"distributed", "checkpoint", "weight_files", "tracking", "console", "signals"}
 COMPOSITION = {"compose", "templates", "binding"}  # the command line: what verbs are made with
-VERBS = {"train", "evaluate", "experiment", "joining", "sweep", "divergence"}
+VERBS = {"train", "warm_start", "evaluate", "experiment", "joining", "sweep", "divergence"}
 
 # verbs that live beside the part that they run; only their command may reach out of it, see below
 COMMANDS = {Path(f"data/{name}.py") for name in ("synthetic", "convert", "statistics")}
