@@ -145,7 +145,8 @@ def fit(experiment: Experiment, run: Run, progress: Progress, at: Place) -> Resu
             if log_due or evaluate_due or save_due:
                 losses = window.close(at.step, rates, experiment.save_dir)
                 speed = {"examples_per_s": progress.report(losses["loss"])} if log_due else {}
-                run.log(at.step, {**losses, **_named("lr", rates), **_values(norm), **speed})
+                norms = _values(norm | (ranker.embedding_norms() if log_due else {}))
+                run.log(at.step, {**losses, **_named("lr", rates), **norms, **speed})
             if evaluate_due or save_due:
                 refuse_divergence(optimizer, at.step, experiment.save_dir)
             if save_due:

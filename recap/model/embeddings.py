@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from recap.batch import Batch
 from recap.model.dense import DenseInputs
 from recap.model.module_names import module_key
+from recap.model.pretrained import start_from
 from recap.nearest import nearest
 from recap.schema import Schema, Sparse
 
@@ -58,6 +59,10 @@ class EmbeddingTable:
     name. ``id_dropout``, 0 to 1, is how often in training an id is read as out of vocabulary (slot
     0), which teaches that slot and keeps the model from learning single ids by heart. ``dropout``,
     0 to 1, is an ordinary dropout on the pooled embedding.
+
+    ``pretrained`` is the path of a snapshot that the table starts from, see
+    ``recap.model.pretrained.start_from``; a checkpoint overrides it. A table that is not
+    ``trainable`` stays as it starts.
     """
 
     embedding_dim: int
@@ -66,6 +71,8 @@ class EmbeddingTable:
     init_std: float = 0.01
     id_dropout: float = 0.0
     dropout: float = 0.0
+    pretrained: str | None = None
+    trainable: bool = True
 
     def __post_init__(self) -> None:
         faults = []
@@ -92,6 +99,7 @@ class EmbeddingTables(nn.Module):
     The tables are a torchrec EmbeddingBagCollection. An empty bag gives zeros. ``tables`` maps a
     table's name to its settings. ``num_slots`` maps a sparse feature to its number of slots; it may
     leave out those that the schema states itself, which are all but vocabularies in a file.
+    ``tables_to_log`` names the tables whose ``norms`` a training run logs.
 
     Raises:
         ValueError: torchrec is not installed, or the settings do not fit the schema.
@@ -103,19 +111,28 @@ class EmbeddingTables(nn.Module):
         num_slots: Mapping[str, int] | None = None,
         *,
         tables: Mapping[str, EmbeddingTable],
+        tables_to_log: Sequence[str] = (),
     ) -> None:
         super().__init__()
         if not tables:
             raise ValueError("tables={} must describe at least one embedding table")
         self.features = {name: tuple(table.features or (name,)) for name, table in tables.items()}
-        if faults := [
+        faults = [
             f"embedding table {name!r}: {fault}"
             for name, table in tables.items()
             for fault in _faults(table, self.features[name], schema, num_slots or {})
-        ]:
+        ]
+        faults += [
+            f"tables_to_log: no table is called {name!r}; {nearest(name, tables)}"
+            for name in tables_to_log
+            if name not in tables
+        ]
+        if faults:
             raise ValueError("; ".join(faults))
         self.settings = dict(tables)
+        self.tables_to_log = tuple(tables_to_log)
         self.collection = _collection(self.features, tables, schema, num_slots or {})
+        self._start(schema)
         self.dropouts = nn.ModuleList(nn.Dropout(table.dropout) for table in tables.values())
         self.embedding_dims = [
             table.embedding_dim for name, table in tables.items() for _ in self.features[name]
@@ -133,6 +150,31 @@ class EmbeddingTables(nn.Module):
         table = self.collection.get_submodule(f"embedding_bags.{module_key(name)}")
         assert isinstance(table, nn.EmbeddingBag)
         return table
+
+    def norms(self) -> dict[str, Tensor]:
+        """Of each table to log ``embedding_norm/<table>``, the L2 norm of its weight, [] float32.
+
+        And ``embedding_row_norm/<table>``, the mean L2 norm of a slot's vector.
+        """
+        found = {}
+        for name in self.tables_to_log:
+            rows = torch.linalg.vector_norm(self.table(name).weight.detach(), dim=1)
+            found[f"embedding_norm/{name}"] = torch.linalg.vector_norm(rows)
+            found[f"embedding_row_norm/{name}"] = rows.mean()
+        return found
+
+    def _start(self, schema: Schema) -> None:
+        faults = []
+        for name, table in self.settings.items():
+            weight = self.table(name).weight.requires_grad_(table.trainable)
+            if table.pretrained is not None:
+                try:
+                    start_from(weight, table.pretrained, schema.sparse[self.features[name][0]])
+                except ValueError as error:
+                    place = f"embedding table {name!r}: pretrained={table.pretrained}"
+                    faults.append(f"{place}: {error}")
+        if faults:
+            raise ValueError("; ".join(faults))
 
     def forward(self, batch: Batch) -> Tensor:
         """The pooled embeddings, [B, out_features]."""

@@ -206,6 +206,11 @@ class HeavyRanker(nn.Module):
         }
         return {"towers": towers, "backbone": rest, "tables": tables}
 
+    def embedding_norms(self) -> dict[str, Tensor]:
+        """Norms of the tables that the inputs name as ``tables_to_log``, by the name to log."""
+        layers = (layer for layer in self.inputs.values() if isinstance(layer, EmbeddingTables))
+        return {name: norm for layer in layers for name, norm in layer.norms().items()}
+
     def observers(self) -> list[EngagementRates]:
         """The inputs that count the training data, in one pass before the first step."""
         return [layer for layer in self.modules() if isinstance(layer, EngagementRates)]

@@ -17,10 +17,10 @@ class PositionDebias(nn.Module):
 
     Engagement depends on the place in the list, which is not known when posts are scored. So the
     position is given to the network, and taken from a share of the training rows, so that it also
-    learns to do without (position as a feature with dropout: Zhao et al., RecSys 2019, section
-    4.3). Dropped and absent rows are zeros; the others are not scaled up for the dropped ones.
-    Evaluation drops nothing: it reads the positions that the data hold, and rows to be scored,
-    which hold none, get zeros.
+    learns to do without (Zhao et al., Recommending what video to watch next, RecSys 2019). Dropped
+    and absent rows are zeros; the others are not scaled up for the dropped ones. Evaluation drops
+    nothing: it reads the positions that the data hold, and rows to be scored, which hold none, get
+    zeros.
 
     The position is a whole number, ``first_position`` for the top of the list; all beyond
     ``max_position`` share its vector. A smaller number and NaN (a null of a float input) are no
