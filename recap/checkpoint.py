@@ -127,10 +127,10 @@ def training_state(
 
     Learning rates and other settings are not in it: they follow from the step and the config.
     """
-    names: dict[Tensor, str] = {p: name for name, p in model.named_parameters()}
+    moments = optimizer.state
     return {
         "model": model.state_dict(),
-        "optimizer": {names[parameter]: held for parameter, held in optimizer.state.items()},
+        "optimizer": {n: moments[p] for n, p in model.named_parameters() if p in moments},
         "algorithm": _algorithm(optimizer),
         "step": step,
         "position": position,
@@ -142,6 +142,8 @@ def restore_training(
     state: Mapping[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> tuple[int, int]:
     """Puts a ``training_state`` back; returns (step, data position).
+
+    The optimizer's settings stay those that it was built with.
 
     Raises:
         CheckpointError: the model is another one; lists every difference. The optimizer is another
@@ -206,7 +208,9 @@ def set_random_state(state: Mapping[str, Any]) -> None:
 
 
 def _algorithm(optimizer: torch.optim.Optimizer) -> str:
-    return f"{type(optimizer).__module__}.{type(optimizer).__qualname__}"
+    """The class of an optimizer, or of each of the ``parts`` that it joins, in their order."""
+    kinds = [type(part) for part in getattr(optimizer, "parts", (optimizer,))]
+    return ", ".join(f"{kind.__module__}.{kind.__qualname__}" for kind in kinds)
 
 
 def _all(save_dir: Path) -> list[Path]:

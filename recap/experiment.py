@@ -187,7 +187,7 @@ def _lines(place: str, error: BaseException) -> list[str]:
     return [
         line
         if line.startswith(f"{place.split('.')[0]}.")
-        else f"{place}{'.' if re.match(r'[a-z_0-9]+=|tasks[.]', line) else ': '}{line}"
+        else f"{place}{'.' if re.match(r'[a-z_0-9.]+=|tasks[.]', line) else ': '}{line}"
         for line in str(error).splitlines()
     ]
 

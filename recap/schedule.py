@@ -2,6 +2,8 @@
 
 Because a rate follows from the step alone, a checkpoint keeps the step and nothing of the schedule:
 a curve that was changed before resuming takes effect at once.
+
+Every curve refuses with a ValueError all of its numbers that make no curve, one a line.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ class Constant:
     learning_rate: float
 
     def __post_init__(self) -> None:
-        _refuse_negative(learning_rate=self.learning_rate)
+        _refuse(_number_faults(learning_rate=self.learning_rate))
 
     def __call__(self, step: int) -> float:
         """``learning_rate``."""
@@ -43,7 +45,9 @@ class LinearRampToConstant:
     num_ramp_steps: int
 
     def __post_init__(self) -> None:
-        _refuse_negative(learning_rate=self.learning_rate, num_ramp_steps=self.num_ramp_steps)
+        _refuse(
+            _number_faults(learning_rate=self.learning_rate, num_ramp_steps=self.num_ramp_steps)
+        )
 
     def __call__(self, step: int) -> float:
         """``learning_rate · min(1, step / num_ramp_steps)``."""
@@ -66,16 +70,18 @@ class LinearRampToCosine:
     final_num_steps: int
 
     def __post_init__(self) -> None:
-        _refuse_negative(
+        faults = _number_faults(
             learning_rate=self.learning_rate,
             final_learning_rate=self.final_learning_rate,
             num_ramp_steps=self.num_ramp_steps,
+            final_num_steps=self.final_num_steps,
         )
         if self.final_num_steps <= self.num_ramp_steps:
-            raise ValueError(
+            faults.append(
                 f"final_num_steps={self.final_num_steps} must lie behind "
                 f"num_ramp_steps={self.num_ramp_steps}: the cosine needs at least one step"
             )
+        _refuse(faults)
 
     def __call__(self, step: int) -> float:
         """The ramp's rate before ``num_ramp_steps``, the cosine's from there."""
@@ -96,17 +102,20 @@ class PiecewiseConstant:
     learning_rate_values: Sequence[float]
 
     def __post_init__(self) -> None:
-        if len(self.learning_rate_values) != len(self.learning_rate_boundaries) + 1:
-            raise ValueError(
-                f"{len(self.learning_rate_boundaries)} learning_rate_boundaries separate "
-                f"{len(self.learning_rate_boundaries) + 1} learning_rate_values, "
-                f"not {len(self.learning_rate_values)}"
+        boundaries, values = list(self.learning_rate_boundaries), list(self.learning_rate_values)
+        faults = []
+        if len(values) != len(boundaries) + 1:
+            faults.append(
+                f"learning_rate_values={values}: {len(boundaries)} learning_rate_boundaries "
+                f"separate {len(boundaries) + 1} values, not {len(values)}"
             )
-        boundaries = list(self.learning_rate_boundaries)
         if any(later <= earlier for earlier, later in pairwise(boundaries)):
-            raise ValueError(f"learning_rate_boundaries={boundaries} must increase")
-        for value in self.learning_rate_values:
-            _refuse_negative(learning_rate_values=value)
+            faults.append(f"learning_rate_boundaries={boundaries} must increase")
+        for index, boundary in enumerate(boundaries):
+            faults += _number_faults(**{f"learning_rate_boundaries.{index}": boundary})
+        for index, value in enumerate(values):
+            faults += _number_faults(**{f"learning_rate_values.{index}": value})
+        _refuse(faults)
 
     def __call__(self, step: int) -> float:
         """The value of the piece that ``step`` lies in."""
@@ -114,7 +123,14 @@ class PiecewiseConstant:
         return self.learning_rate_values[passed]
 
 
-def _refuse_negative(**values: float) -> None:
-    for name, value in values.items():
-        if not (value >= 0 and math.isfinite(value)):
-            raise ValueError(f"{name}={value} must be a finite number, 0 or more")
+def _number_faults(**values: float) -> list[str]:
+    return [
+        f"{name}={value} must be a finite number, 0 or more"
+        for name, value in values.items()
+        if not (value >= 0 and math.isfinite(value))
+    ]
+
+
+def _refuse(faults: list[str]) -> None:
+    if faults:
+        raise ValueError("\n".join(faults))

@@ -164,6 +164,7 @@ def _filled_rates(optimizer: dict, schedule: dict, tasks: dict) -> tuple[Any, An
         return single, multi
     multi = dict(multi)
     target = multi.pop("_target_", "recap.optimizer.MultiTaskLearningRates")
+    null = multi.get("backbone_learning_rate", "unstated") is None  # for a model without one
     backbone = stated(multi.pop("backbone_learning_rate", None), "backbone")
     rows: dict[str, Any] = {}
     for own in ("tower", "table"):
@@ -176,7 +177,7 @@ def _filled_rates(optimizer: dict, schedule: dict, tasks: dict) -> tuple[Any, An
     if schedule["single_task"]:
         single = rate(single)
     if single is None:
-        backbone = rate(backbone, "backbone")
+        backbone = None if null else rate(backbone, "backbone")
         for own, names in (("tower", tasks), ("table", _mapping(schedule["tables"]))):
             if not isinstance(rows[own], dict):
                 continue

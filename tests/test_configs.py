@@ -68,7 +68,14 @@ def test_every_conversion_composes(choice: str):
 
 
 @pytest.mark.parametrize(
-    "group", ["model/backbone", "model/featurization", "optimizer", "schedule"]
+    "group",
+    [
+        "model/backbone",
+        "model/featurization",
+        "optimizer",
+        "optimizer/table_algorithm",
+        "schedule",
+    ],
 )
 def test_every_choice_works_with_the_other_experiment_too(group: str):
     for path in sorted(CONF.glob(f"{group}/*.yaml")):

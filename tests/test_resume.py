@@ -20,10 +20,11 @@ import recap.train
 from recap.checkpoint import CheckpointError
 from recap.compose import Refused
 from recap.evaluate import evaluate
+from recap.experiment import prepare
 from recap.metrics import RankingMetrics
 from recap.signals import stop_signals
 from recap.tracking.mlflow import MlflowTracker
-from recap.train import Stopped
+from recap.train import Stopped, _start
 
 SIX = "training.num_train_steps=6"
 THREE = "training.num_train_steps=3"
@@ -62,9 +63,22 @@ def assert_same_runs(tiny: Tiny, one: str, other: str) -> None:
         ("optimizer=adamw",),
         ("optimizer=sgd",),
         ("optimizer=adagrad",),
+        ("optimizer/table_algorithm=adagrad",),
+        ("optimizer=sgd", "optimizer/table_algorithm=adam"),
         ("training.train_log_every_n=2", "training.precision=bf16"),
     ],
-    ids=["plain", "accumulation", "read-ahead", "epochs", "adamw", "sgd", "adagrad", "bf16"],
+    ids=[
+        "plain",
+        "accumulation",
+        "read-ahead",
+        "epochs",
+        "adamw",
+        "sgd",
+        "adagrad",
+        "tables by adagrad",
+        "tables by adam",
+        "bf16",
+    ],
 )
 def test_six_steps_are_three_and_three(tiny: Tiny, settings: tuple[str, ...]):
     each = "training.checkpoint_every_n=3"  # a report is made at every save, so both make it there
@@ -124,6 +138,33 @@ def test_another_optimizer_is_refused(tiny: Tiny):
     tiny.train(THREE)
     with pytest.raises(Refused, match=r"holds moments of torch\.optim\.adam\.Adam, configured"):
         tiny.train(SIX, "optimizer=sgd")
+
+
+@pytest.mark.parametrize(
+    ("choices", "changed"),
+    [
+        (["optimizer=adam"], ["adam.beta_1=0.5", "adam.beta_2=0.9", "adam.epsilon=0.1"]),
+        (["optimizer=adam"], ["table_settings={eps: 0.5, weight_decay: 0.3}"]),
+        (["optimizer=adamw"], [f"algorithm.{row}" for row in ("betas=[0.5,0.9]", "eps=0.1")]),
+        (["optimizer=adamw"], ["algorithm.weight_decay=0.3"]),
+        (["optimizer=sgd"], ["algorithm.momentum=0.5", "algorithm.nesterov=true"]),
+        (["optimizer=sgd", "optimizer/table_algorithm=adam"], ["table_algorithm.eps=0.1"]),
+    ],
+)
+def test_settings_of_the_optimizer_that_were_changed_in_between_win(
+    tiny: Tiny, choices: list[str], changed: list[str]
+):
+    def settings(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
+        aside = ("params", "learning_rate", "lr")
+        return [{k: v for k, v in g.items() if k not in aside} for g in optimizer.param_groups]
+
+    tiny.train(THREE, *choices)
+    before = prepare(tiny.config(*choices))
+    overrides = [f"++optimizer.{row}" for row in changed]
+    resumed = prepare(tiny.config(*choices, *overrides))
+    configured = settings(resumed.optimizer)
+    assert _start(resumed).step == 3
+    assert settings(resumed.optimizer) == configured != settings(before.optimizer)
 
 
 def test_a_damaged_checkpoint_is_refused_and_without_it_the_run_continues(tiny: Tiny):

@@ -190,7 +190,8 @@ class HeavyRanker(nn.Module):
         """Trainable parameters by name as the optimizer section takes them, each in one place.
 
         ``towers`` by task (tower and affine map), ``tables`` by embedding table, and ``backbone``:
-        all the rest, the input layers included.
+        all the rest, the input layers included. ``embeddings`` names those that are weights of
+        an embedding, wherever they are.
         """
         named = [(name, p) for name, p in self.named_parameters() if p.requires_grad]
         towers: dict[str, dict[str, nn.Parameter]] = {}
@@ -204,7 +205,12 @@ class HeavyRanker(nn.Module):
             for name, p in named
             if id(p) not in weights and not name.startswith(("towers.", "affine_maps."))
         }
-        return {"towers": towers, "backbone": rest, "tables": tables}
+        embeddings = {
+            f"{name}.weight"
+            for name, layer in self.named_modules()
+            if isinstance(layer, nn.Embedding | nn.EmbeddingBag)
+        }
+        return {"towers": towers, "backbone": rest, "tables": tables, "embeddings": embeddings}
 
     def embedding_norms(self) -> dict[str, Tensor]:
         """Norms of the tables that the inputs name as ``tables_to_log``, by the name to log."""

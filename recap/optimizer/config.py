@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch.nn import Parameter
 
+from recap.optimizer.joint import JointOptimizer
 from recap.optimizer.param_groups import named_groups
 
 LearningRate = Callable[[int], float]  # a curve of recap.schedule, or any function of the step
+Algorithm = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]  # from parameter groups
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +22,9 @@ class RecapAdamConfig:
     """Adam (Kingma and Ba, arXiv 1412.6980) under the reference configuration's names.
 
     Called with parameter groups, builds ``torch.optim.Adam`` in its fused form.
+
+    Raises:
+        ValueError: every number that is out of range.
     """
 
     beta_1: float = 0.9
@@ -26,11 +32,14 @@ class RecapAdamConfig:
     epsilon: float = 1e-7
 
     def __post_init__(self) -> None:
-        for name in ("beta_1", "beta_2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must lie in [0, 1)")
-        if not self.epsilon >= 0:
-            raise ValueError(f"epsilon={self.epsilon} must be 0 or more")
+        faults = [
+            f"{name}={getattr(self, name)} must lie in [0, 1)"
+            for name in ("beta_1", "beta_2")
+            if not 0 <= getattr(self, name) < 1
+        ]
+        if not (self.epsilon >= 0 and math.isfinite(self.epsilon)):
+            faults.append(f"epsilon={self.epsilon} must be a finite number, 0 or more")
+        _refuse(faults)
 
     def __call__(self, groups: Sequence[Mapping[str, Any]]) -> torch.optim.Optimizer:
         """The optimizer over ``groups``."""
@@ -47,29 +56,56 @@ class MultiTaskLearningRates:
     """A rate per tower by task name, one for the backbone, and one per embedding table if wanted.
 
     A bare number is a constant rate. "Backbone" is every parameter outside the towers and the
-    embedding tables; a table without a rate of its own follows the backbone's.
+    embedding tables; a table without a rate of its own follows the backbone's. Only a model without
+    such parameters has no ``backbone_learning_rate``.
+
+    Raises:
+        ValueError: bare numbers that are no rates, all of them.
     """
 
     tower_learning_rates: Mapping[str, LearningRate | float]
-    backbone_learning_rate: LearningRate | float
+    backbone_learning_rate: LearningRate | float | None = None
     table_learning_rates: Mapping[str, LearningRate | float] = field(default_factory=dict)
 
-    def curve(self, group: str, kind: str) -> LearningRate:
-        """The curve of a group of parameters; ``kind`` is "backbone", "tower" or "table".
+    def __post_init__(self) -> None:
+        rates = {"backbone_learning_rate": self.backbone_learning_rate}
+        for key in ("tower_learning_rates", "table_learning_rates"):
+            rates |= {f"{key}.{name}": rate for name, rate in getattr(self, key).items()}
+        _refuse([fault for key, rate in rates.items() for fault in _rate_faults(key, rate)])
 
-        Raises:
-            ValueError: a tower has no rate.
-        """
+    def curve(self, group: str, kind: str) -> LearningRate:
+        """The curve of a group of parameters; ``kind`` is "backbone", "tower" or "table"."""
         if kind == "tower":
-            if group not in self.tower_learning_rates:
-                raise ValueError(
-                    f"multi_task_learning_rates.tower_learning_rates: no rate for task {group}; "
-                    f"rates are given for {', '.join(self.tower_learning_rates) or 'no task'}"
-                )
             return _curve(self.tower_learning_rates[group])
         if kind == "table" and group in self.table_learning_rates:
             return _curve(self.table_learning_rates[group])
         return _curve(self.backbone_learning_rate)
+
+    def faults(
+        self, towers: Collection[str], backbone: Collection[str], tables: Collection[str]
+    ) -> Iterator[str]:
+        """What does not fit a model of these towers, backbone parameters and tables, by name."""
+        place = "multi_task_learning_rates"
+        for task in towers:
+            if self.tower_learning_rates.get(task) is None:
+                yield (
+                    f"{place}.tower_learning_rates: no rate for task {task}; "
+                    f"rates are given for {', '.join(self.tower_learning_rates) or 'no task'}"
+                )
+        for key, existing in (("tower_learning_rates", towers), ("table_learning_rates", tables)):
+            if surplus := sorted(set(getattr(self, key)) - set(existing)):
+                yield (
+                    f"{place}.{key}: a rate for {', '.join(surplus)}, but "
+                    f"the model has only {', '.join(existing) or 'none'}"
+                )
+        following = [name for name in tables if self.table_learning_rates.get(name) is None]
+        if self.backbone_learning_rate is None and (backbone or following):
+            takers = [f"{len(backbone)} parameters"] if backbone else []
+            takers += [f"table {name}" for name in following]
+            yield (
+                f"{place}.backbone_learning_rate=null: {', '.join(takers)} take it; "
+                "give a rate, 0 leaves them as they are"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,28 +115,41 @@ class RecapOptimizerConfig:
     Exactly one of ``multi_task_learning_rates`` and ``single_task_learning_rate`` (one curve for
     every parameter), and exactly one of ``adam`` and ``algorithm`` (a partial of any
     ``torch.optim`` class, or any other callable from parameter groups to an optimizer).
-    ``table_settings`` are the algorithm's settings for embedding tables where they differ, under
-    the names of its torch class: ``{"eps": 1e-3, "weight_decay": 1e-6}``.
+
+    Embedding tables may differ, in one of two ways. ``table_settings`` are settings of the same
+    algorithm under the names of its torch class: ``{"eps": 1e-3, "weight_decay": 1e-6}``.
+    ``table_algorithm`` is another algorithm, given as ``algorithm`` is, with all its own settings.
+
+    Raises:
+        ValueError: what contradicts itself, all of it.
     """
 
     multi_task_learning_rates: MultiTaskLearningRates | None = None
     single_task_learning_rate: LearningRate | float | None = None
     adam: RecapAdamConfig | None = None
-    algorithm: Callable[[list[dict[str, Any]]], torch.optim.Optimizer] | None = None
+    algorithm: Algorithm | None = None
     table_settings: Mapping[str, Any] = field(default_factory=dict)
+    table_algorithm: Algorithm | None = None
 
     def __post_init__(self) -> None:
+        faults = list(_rate_faults("single_task_learning_rate", self.single_task_learning_rate))
         if (self.multi_task_learning_rates is None) == (self.single_task_learning_rate is None):
-            raise ValueError(
+            faults.append(
                 "give exactly one of multi_task_learning_rates and single_task_learning_rate"
             )
         if (self.adam is None) == (self.algorithm is None):
-            raise ValueError("give exactly one of adam and algorithm")
+            faults.append("give exactly one of adam and algorithm")
         if own := {"params", "name", "lr", "learning_rate"} & set(self.table_settings):
-            raise ValueError(
+            faults.append(
                 f"table_settings: {', '.join(sorted(own))} is no setting of the algorithm; a "
                 "table's rate is an entry of multi_task_learning_rates.table_learning_rates"
             )
+        if self.table_settings and self.table_algorithm is not None:
+            faults.append(
+                f"table_settings={dict(self.table_settings)}: table_algorithm has its own "
+                "settings; write them there, or take one of the two out"
+            )
+        _refuse(faults)
 
     def __call__(
         self,
@@ -108,38 +157,44 @@ class RecapOptimizerConfig:
         towers: Mapping[str, Mapping[str, Parameter]],
         backbone: Mapping[str, Parameter],
         tables: Mapping[str, Mapping[str, Parameter]] | None = None,
+        embeddings: Collection[str] = (),
     ) -> torch.optim.Optimizer:
         """The optimizer over named parameters: of each tower, of the backbone, of each table.
 
         Every parameter group carries its ``name``, its curve as ``learning_rate``, and as ``lr``
         the rate in force, which ``set_learning_rates`` writes. Weight decay, where the algorithm
-        has any, leaves out biases, norms and embedding tables.
+        has any, leaves out biases, norms, embedding tables and the parameters that ``embeddings``
+        names. It reaches tables by ``table_settings`` and ``table_algorithm``.
 
         Raises:
-            ValueError: a tower without a rate, a rate that no parameter takes, a parameter in two
-                groups, a table's setting that the algorithm does not have.
+            ValueError: a tower without a rate, a rate that no parameter takes, parameters that no
+                rate is for, settings for tables where there are none; these all at once. A
+                parameter in two groups, a table's setting that the algorithm does not have.
         """
-        if rates := self.multi_task_learning_rates:
-            for key, given, existing in (
-                ("tower_learning_rates", rates.tower_learning_rates, towers),
-                ("table_learning_rates", rates.table_learning_rates, tables or {}),
-            ):
-                if surplus := sorted(set(given) - set(existing)):
-                    raise ValueError(
-                        f"multi_task_learning_rates.{key}: a rate for {', '.join(surplus)}, but "
-                        f"the model has only {', '.join(existing) or 'none'}"
-                    )
-        if self.table_settings and not tables:
-            raise ValueError("table_settings: the model has no embedding table to apply them to")
+        tables = tables or {}
+        faults = []
+        if self.multi_task_learning_rates is not None:
+            faults += self.multi_task_learning_rates.faults(towers, backbone, tables)
+        for key in ("table_settings", "table_algorithm"):
+            if getattr(self, key) and not tables:
+                faults.append(f"{key}: the model has no embedding table to apply it to")
+        _refuse(faults)
+        own = None if self.table_algorithm else {"weight_decay": 0.0, **self.table_settings}
         groups = named_groups(
             towers=towers,
             backbone=backbone,
-            tables=tables or {},
+            tables=tables,
+            embeddings=embeddings,
             curve=self._curve,
-            table_settings=self.table_settings,
+            table_settings=own or {},
         )
         build = self.adam or self.algorithm
         assert build is not None
+        if self.table_algorithm is not None:
+            dense = [group for group in groups if group["name"] not in tables]
+            sparse = [group for group in groups if group["name"] in tables]
+            parts = [build(dense)] if dense else []
+            return JointOptimizer([*parts, self.table_algorithm(sparse)])
         optimizer = build(groups)
         if unknown := sorted(set(self.table_settings) - set(optimizer.defaults)):
             raise ValueError(
@@ -151,9 +206,21 @@ class RecapOptimizerConfig:
     def _curve(self, group: str, kind: str) -> LearningRate:
         if self.multi_task_learning_rates is not None:
             return self.multi_task_learning_rates.curve(group, kind)
-        assert self.single_task_learning_rate is not None
         return _curve(self.single_task_learning_rate)
 
 
-def _curve(rate: LearningRate | float) -> LearningRate:
+def _curve(rate: LearningRate | float | None) -> LearningRate:
+    assert rate is not None
     return rate if callable(rate) else lambda step: float(rate)
+
+
+def _rate_faults(key: str, rate: object) -> Iterator[str]:
+    if rate is None or callable(rate):
+        return
+    if not (isinstance(rate, int | float) and math.isfinite(rate) and rate >= 0):
+        yield f"{key}={rate} must be a curve of recap.schedule, or a finite number, 0 or more"
+
+
+def _refuse(faults: Sequence[str]) -> None:
+    if faults:
+        raise ValueError("\n".join(faults))

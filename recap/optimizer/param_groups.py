@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
@@ -14,17 +14,24 @@ def named_groups(
     towers: Mapping[str, Mapping[str, Parameter]],
     backbone: Mapping[str, Parameter],
     tables: Mapping[str, Mapping[str, Parameter]],
+    embeddings: Collection[str] = (),
     curve: Callable[[str, str], Callable[[int], float]],
     table_settings: Mapping[str, Any],
 ) -> list[dict[str, Any]]:
     """Parameter groups for a torch optimizer, each with ``name``, ``learning_rate`` and ``lr``.
 
-    Biases, norms and embedding tables form groups of the same name with ``weight_decay`` 0; tables
-    have the algorithm's ``table_settings`` besides.
+    Biases, norms and the parameters that ``embeddings`` names form groups of the same name with
+    ``weight_decay`` 0; what groups of tables say besides are ``table_settings``.
 
     Raises:
-        ValueError: a group catches nothing, or a parameter is in two groups.
+        ValueError: a group catches nothing, a parameter is in two groups, or a table is called as a
+            tower or the backbone is.
     """
+    if twice := sorted({"backbone", *towers} & set(tables)):
+        raise ValueError(
+            f"embedding table {', '.join(twice)}: a tower or the backbone has this name, by which "
+            "rates are given and logged; rename the table"
+        )
     rows = [(name, "tower", parameters) for name, parameters in towers.items()]
     rows += [("backbone", "backbone", backbone)] if backbone else []
     rows += [(name, "table", parameters) for name, parameters in tables.items()]
@@ -38,15 +45,16 @@ def named_groups(
             if parameter in owner:
                 raise ValueError(f"parameter {key} is in the groups {owner[parameter]} and {name}")
             owner[parameter] = name
-        decayed = [p for p in trainable.values() if p.ndim > 1 and kind != "table"]
-        exempt = [p for p in trainable.values() if p.ndim <= 1 or kind == "table"]
         rate = curve(name, kind)
         common = {"name": name, "learning_rate": rate, "lr": rate(0)}
-        if decayed:
+        if kind == "table":
+            groups.append({"params": [*trainable.values()], **common, **table_settings})
+            continue
+        exempt = {key: p for key, p in trainable.items() if p.ndim <= 1 or key in embeddings}
+        if decayed := [p for key, p in trainable.items() if key not in exempt]:
             groups.append({"params": decayed, **common})
         if exempt:
-            own = table_settings if kind == "table" else {}
-            groups.append({"params": exempt, **common, "weight_decay": 0.0, **own})
+            groups.append({"params": [*exempt.values()], **common, "weight_decay": 0.0})
     return groups
 
 

@@ -1,4 +1,5 @@
 import functools
+import math
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from recap.optimizer import (
     RecapOptimizerConfig,
     set_learning_rates,
 )
+from recap.optimizer.joint import JointOptimizer
 from recap.schedule import LinearRampToConstant
 
 
@@ -147,7 +149,8 @@ def test_any_torch_optimizer_is_an_algorithm():
     [
         ({"beta_1": 1.0}, r"beta_1=1.0 must lie in \[0, 1\)"),
         ({"beta_2": -0.1}, r"beta_2=-0.1 must lie in \[0, 1\)"),
-        ({"epsilon": -1e-7}, "epsilon=-1e-07 must be 0 or more"),
+        ({"beta_1": math.nan, "epsilon": math.inf}, "beta_1=nan must lie.*\nepsilon=inf must be a"),
+        ({"epsilon": -1e-7}, "epsilon=-1e-07 must be a finite number, 0 or more"),
     ],
 )
 def test_adams_numbers_out_of_range_are_refused(settings: dict[str, float], message: str):
@@ -180,3 +183,108 @@ def test_a_tables_setting_that_means_nothing_is_refused():
     )
     with pytest.raises(ValueError, match="table_settings: the model has no embedding table"):
         without(towers={}, backbone=linear())
+
+
+def with_a_table_algorithm(*, tables: bool = True, **more: object) -> torch.optim.Optimizer:
+    """Gradient descent for the backbone, Adagrad for a table."""
+    config = RecapOptimizerConfig(
+        single_task_learning_rate=0.1,
+        algorithm=functools.partial(torch.optim.SGD, weight_decay=0.5),
+        table_algorithm=functools.partial(torch.optim.Adagrad, weight_decay=0.25),
+        **more,  # pyright: ignore[reportArgumentType]
+    )
+    table = {"weight": Parameter(torch.zeros(5, 2))}
+    return config(towers={}, backbone=linear(), tables={"user_id": table} if tables else {})
+
+
+def test_embedding_tables_have_an_algorithm_of_their_own_with_its_own_settings():
+    optimizer = with_a_table_algorithm()
+    assert isinstance(optimizer, JointOptimizer)
+    assert [type(part) for part in optimizer.parts] == [torch.optim.SGD, torch.optim.Adagrad]
+    decays = [(group["name"], group["weight_decay"]) for group in optimizer.param_groups]
+    assert decays == [("backbone", 0.5), ("backbone", 0.0), ("user_id", 0.25)]
+
+
+def test_a_table_algorithm_that_means_nothing_is_refused():
+    with pytest.raises(
+        ValueError, match=r"table_settings=\{'eps': 1.0\}: table_algorithm has its own"
+    ):
+        with_a_table_algorithm(table_settings={"eps": 1.0})
+    with pytest.raises(ValueError, match="table_algorithm: the model has no embedding table"):
+        with_a_table_algorithm(tables=False)
+
+
+def test_a_table_that_is_called_as_a_tower_is_refused():
+    config = RecapOptimizerConfig(single_task_learning_rate=0.1, adam=RecapAdamConfig())
+    tables = {name: {"weight": Parameter(torch.zeros(5, 2))} for name in ("like", "backbone")}
+    with pytest.raises(ValueError, match="embedding table backbone, like: a tower or the backbone"):
+        config(towers={"like": linear()}, backbone=linear(), tables=tables)
+
+
+def without_a_backbone_rate(**tables: float) -> RecapOptimizerConfig:
+    return RecapOptimizerConfig(
+        multi_task_learning_rates=MultiTaskLearningRates(
+            tower_learning_rates={"like": 0.1}, table_learning_rates=tables
+        ),
+        adam=RecapAdamConfig(),
+    )
+
+
+def test_a_model_without_shared_parameters_needs_no_backbone_rate():
+    optimizer = without_a_backbone_rate()(towers={"like": linear()}, backbone={})
+    assert set_learning_rates(optimizer, 0) == {"like": 0.1}
+    table = {"user_id": {"weight": Parameter(torch.zeros(5, 2))}}
+    optimizer = without_a_backbone_rate(user_id=0.2)(
+        towers={"like": linear()}, backbone={}, tables=table
+    )
+    assert set_learning_rates(optimizer, 0) == {"like": 0.1, "user_id": 0.2}
+
+
+def test_shared_parameters_and_tables_that_follow_them_need_a_backbone_rate():
+    table = {"user_id": {"weight": Parameter(torch.zeros(5, 2))}}
+    message = (
+        r"backbone_learning_rate=null: 2 parameters, table user_id take it; give a rate, 0 lea"
+    )
+    with pytest.raises(ValueError, match=message):
+        without_a_backbone_rate()(towers={"like": linear()}, backbone=linear(), tables=table)
+
+
+def test_bare_numbers_that_are_no_rates_are_refused_together():
+    with pytest.raises(ValueError, match="must be a curve") as refused:
+        MultiTaskLearningRates(
+            tower_learning_rates={"like": -0.1, "reply": 0.0},
+            backbone_learning_rate=math.inf,
+            table_learning_rates={"user_id": math.nan},
+        )
+    keys = [line.split("=")[0] for line in str(refused.value).splitlines()]
+    assert keys == [
+        "backbone_learning_rate",
+        "tower_learning_rates.like",
+        "table_learning_rates.user_id",
+    ]
+    with pytest.raises(ValueError, match="single_task_learning_rate=-1 must be a curve of recap"):
+        RecapOptimizerConfig(single_task_learning_rate=-1, adam=RecapAdamConfig())
+
+
+def test_all_that_contradicts_itself_is_refused_together():
+    with pytest.raises(ValueError, match="give exactly one") as refused:
+        RecapOptimizerConfig(table_settings={"lr": 1.0}, table_algorithm=torch.optim.SGD)
+    assert [line[:14] for line in str(refused.value).splitlines()] == [
+        "give exactly o",
+        "give exactly o",
+        "table_settings",
+        "table_settings",
+    ]
+
+
+def test_all_that_does_not_fit_the_model_is_refused_together():
+    config = RecapOptimizerConfig(
+        multi_task_learning_rates=MultiTaskLearningRates(
+            tower_learning_rates={"like": 0.1}, table_learning_rates={"user_id": 0.1}
+        ),
+        adam=RecapAdamConfig(),
+        table_settings={"eps": 1.0},
+    )
+    with pytest.raises(ValueError, match="no rate for task reply") as refused:
+        config(towers={"reply": linear()}, backbone=linear())
+    assert len(str(refused.value).splitlines()) == 5

@@ -41,6 +41,13 @@ def test_a_decayed_weight_shrinks_and_an_exempt_one_stays():
     assert backbone["1.weight"].unique().tolist() == [1.0]
 
 
+def test_weight_decay_leaves_out_embeddings_of_the_backbone():
+    backbone = normed() | {"position.weight": Parameter(torch.ones(5, 2))}
+    optimizer = sgd()(towers={}, backbone=backbone, embeddings=["position.weight"])
+    decayed = [p for g in optimizer.param_groups if g["weight_decay"] for p in g["params"]]
+    assert {id(p) for p in decayed} == {id(backbone["0.weight"])}
+
+
 def test_a_group_that_catches_nothing_is_refused():
     with pytest.raises(ValueError, match="parameter group reply catches no trainable parameter"):
         sgd()(towers={"like": normed(), "reply": {}}, backbone=normed())
