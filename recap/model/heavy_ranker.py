@@ -190,8 +190,7 @@ class HeavyRanker(nn.Module):
         """Trainable parameters by name as the optimizer section takes them, each in one place.
 
         ``towers`` by task (tower and affine map), ``tables`` by embedding table, and ``backbone``:
-        all the rest, the input layers included. ``embeddings`` names those that are weights of
-        an embedding, wherever they are.
+        all the rest, the input layers included. ``embeddings`` names all embeddings' weights.
         """
         named = [(name, p) for name, p in self.named_parameters() if p.requires_grad]
         towers: dict[str, dict[str, nn.Parameter]] = {}
@@ -200,16 +199,10 @@ class HeavyRanker(nn.Module):
             towers[task] = {name: p for name, p in named if name.startswith(own)}
         weights = {id(table.weight): name for name, table in self._tables()}
         tables = {weights[id(p)]: {name: p} for name, p in named if id(p) in weights}
-        rest = {
-            name: p
-            for name, p in named
-            if id(p) not in weights and not name.startswith(("towers.", "affine_maps."))
-        }
-        embeddings = {
-            f"{name}.weight"
-            for name, layer in self.named_modules()
-            if isinstance(layer, nn.Embedding | nn.EmbeddingBag)
-        }
+        placed = {name for own in (*towers.values(), *tables.values()) for name in own}
+        rest = {name: p for name, p in named if name not in placed}
+        kinds = (nn.Embedding, nn.EmbeddingBag)
+        embeddings = {f"{n}.weight" for n, part in self.named_modules() if isinstance(part, kinds)}
         return {"towers": towers, "backbone": rest, "tables": tables, "embeddings": embeddings}
 
     def embedding_norms(self) -> dict[str, Tensor]:
