@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 DENSE_DTYPES = ("float16", "float32", "float64", "int8", "uint8", "int16", "int32", "int64", "bool")
+BFLOAT16 = "bfloat16"  # of batches only: preprocess.downcast makes it, no file is read as it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +33,7 @@ class Dense:
                 f"give exactly one of column={self.column!r} (fixed-size) and "
                 f"columns={self.columns!r} (scalars)"
             )
-        if self.dtype not in DENSE_DTYPES:
+        if self.dtype not in (*DENSE_DTYPES, BFLOAT16):
             raise ValueError(f"dtype={self.dtype!r} is not one of {', '.join(DENSE_DTYPES)}")
         if self.columns is not None:
             object.__setattr__(self, "columns", tuple(self.columns))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from difflib import get_close_matches
 from math import prod
 from typing import Protocol, TypeGuard
 
@@ -121,6 +122,15 @@ class Steps:
             else:
                 rows = step(rows)
         return rows if inputs is None else rows.only(inputs, rows.tasks)
+
+
+def missing_input(name: str, schema: Schema) -> str:
+    """That ``name`` is no dense input of the schema, and the nearest that is."""
+    if name in schema.sparse:
+        return "the input is sparse; a dense one is needed"
+    close = get_close_matches(name, schema.dense, n=1)
+    hint = f"close: {close[0]}" if close else f"there is {', '.join(schema.dense) or 'none'}"
+    return f"there is no such dense input; {hint}"
 
 
 def _is_batch_step(step: Step | BatchStep) -> TypeGuard[BatchStep]:
