@@ -22,7 +22,7 @@ from recap.data.decode import num_slots
 from recap.data.parquet import ParquetData
 from recap.data.partition_faults import partition_faults
 from recap.distributed import world_size
-from recap.joining import joining_faults
+from recap.joining import column_faults, joining_faults
 from recap.loss import MultiTaskLoss
 from recap.model.heavy_ranker import HeavyRanker
 from recap.tracking import Tracker
@@ -147,6 +147,8 @@ def assemble(cfg: DictConfig) -> Parts:
                 continue
             inputs = None if parts.ranker is None else parts.ranker.input_names
             faults += partition_faults(section, data.schema, schema, inputs)
+    inputs = None if parts.ranker is None else parts.ranker.input_names
+    faults += column_faults(plain, sections, inputs)
     if parts.ranker is not None and parts.training is not None:
         parts.ranker.to(parts.training.torch_device)
         if parts.build_optimizer is not None and not any_at(faults, "optimizer"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +28,31 @@ def joining_faults(plain: Mapping[Any, Any], parts: Mapping[str, Any]) -> Iterat
             yield f"{place}.{task}: a rate for no tower; towers are {', '.join(tasks)}"
     if schedule := plain.get("schedule"):
         yield from own_number_faults(schedule, tasks)
-    datas = {f"validation_data.{name}": d for name, d in parts["validation_data"].items()}
-    if "train_data" in parts:
-        datas = {"train_data": parts["train_data"], **datas}
-    for section, data in datas.items():
+    for section, data in _data_sections(parts).items():
         yield from _data_faults(section, data, tasks)
     yield from _training_faults(plain, tasks)
+
+
+def column_faults(
+    plain: Mapping[Any, Any], parts: Mapping[str, Any], inputs: Collection[str] | None
+) -> Iterator[str]:
+    """What the files lack of the columns that are read for ``inputs`` (None: all), or hold else."""
+    if not isinstance(plain["model"]["tasks"], dict):
+        return
+    for section, data in _data_sections(parts).items():
+        tasks = (section != "train_data" and data.evaluation_tasks) or plain["model"]["tasks"]
+        known = [task for task in tasks if task in data.seg_dense_schema.labels]
+        try:
+            faults = data.faults(known, inputs)
+        except ValueError:
+            continue  # files that cannot be opened: told by joining_faults
+        for fault in faults:
+            yield f"{section}.seg_dense_schema: {fault}"
+
+
+def _data_sections(parts: Mapping[str, Any]) -> dict[str, ParquetData]:
+    datas = {f"validation_data.{name}": d for name, d in parts["validation_data"].items()}
+    return {"train_data": parts["train_data"], **datas} if "train_data" in parts else datas
 
 
 def own_number_faults(schedule: Mapping[str, Any], tasks: tuple[str, ...]) -> Iterator[str]:
@@ -72,17 +91,16 @@ def _data_faults(section: str, data: ParquetData, tasks: tuple[str, ...]) -> Ite
     elif data.evaluation_tasks is not None:
         yield "train_data.evaluation_tasks: only a validation partition has them; set it to null"
     labels = data.seg_dense_schema.labels
-    known = []
     for task in tasks:
-        if task in labels:
-            known.append(task)
-        else:
+        if task not in labels:
             place = f"{section}.seg_dense_schema.labels"
             yield f"{place}: no label column for task {task}; {nearest(task, labels)}"
     try:
         data.schema  # noqa: B018 the widths that preprocessing leaves
-    except (ValueError, OSError) as error:
+    except OSError as error:
         yield f"{section}.preprocess: {error}"
+    except ValueError as error:
+        yield from (f"{section}.preprocess.{line}" for line in str(error).splitlines())
     for name, sparse in data.seg_dense_schema.sparse.items():
         try:
             num_slots(sparse)
@@ -96,13 +114,12 @@ def _data_faults(section: str, data: ParquetData, tasks: tuple[str, ...]) -> Ite
     if not sources:
         yield f"{section}.inputs=[] names no file"
         return
-    for fault in data.faults(known):
-        yield f"{section}.seg_dense_schema: {fault}"
-    rows = sum(source.num_rows for source in sources)
-    if section == "train_data" and rows < data.global_batch_size:
+    rows, needed = sum(source.num_rows for source in sources), data.rows_per_batch
+    if section == "train_data" and rows < needed:
+        times = f", and each batch is made of {needed}" if needed > data.global_batch_size else ""
         yield (
             f"train_data.global_batch_size={data.global_batch_size}: "
-            f"the files hold only {rows} rows"
+            f"the files hold only {rows} rows{times}"
         )
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Generator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from functools import cached_property
 
 import numpy as np
@@ -17,7 +16,8 @@ from recap.data.prefetch import prefetched
 from recap.data.preprocess import BatchStep, Step, Steps
 from recap.data.sampling import SamplingRates, sampling_weights
 from recap.data.stream import Stream
-from recap.schema import Schema
+from recap.nearest import nearest
+from recap.schema import BFLOAT16, Schema
 
 NAMING = ("inputs", "explicit_date_inputs", "explicit_datetime_inputs")
 
@@ -63,25 +63,7 @@ class ParquetData:
     evaluation_tasks: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
-        faults = self._naming_faults()
-        for name in ("global_batch_size", "examples_shuffle_buffer_size", "prefetch_batches"):
-            if getattr(self, name) < 1:
-                faults.append(f"{name}={getattr(self, name)} must be 1 or more")
-        for name in ("num_files_to_keep", "file_batch_size"):
-            if (number := getattr(self, name)) is not None and number < 1:
-                faults.append(f"{name}={number} must be 1 or more, or null for all files")
-        batch = self.global_batch_size
-        if batch > 0 and (self.lanes < 1 or batch % self.lanes):  # epochs would end unevenly
-            fitting = [lanes for lanes in range(1, batch + 1) if batch % lanes == 0]
-            below = [lanes for lanes in fitting if lanes < self.lanes][-1:]
-            above = [lanes for lanes in fitting if lanes > self.lanes][:1]
-            faults.append(
-                f"interleave_num_parallel_calls={self.lanes} must divide "
-                f"global_batch_size={batch}; near: {', '.join(map(str, below + above))}"
-            )
-        labels = self.seg_dense_schema.labels
-        faults += [_unknown_task(task, labels) for task in self.tasks if task not in labels]
-        if faults:
+        if faults := list(self._setting_faults()):
             raise ValueError("\n".join(faults))
 
     def _naming_faults(self) -> list[str]:
@@ -136,9 +118,44 @@ class ParquetData:
         """Rows that are read for a batch: more than its examples where steps leave some out."""
         return self.global_batch_size * self._steps.batch_multiplier
 
+    def _setting_faults(self) -> Iterator[str]:
+        yield from self._naming_faults()
+        batch, lanes = self.global_batch_size, self.lanes
+        for name in ("global_batch_size", "examples_shuffle_buffer_size", "prefetch_batches"):
+            if getattr(self, name) < 1:
+                yield f"{name}={getattr(self, name)} must be 1 or more"
+        for name in ("num_files_to_keep", "file_batch_size"):
+            if (number := getattr(self, name)) is not None and number < 1:
+                yield f"{name}={number} must be 1 or more, or null for all files"
+        if batch > 0 and (lanes < 1 or batch % lanes):  # uneven shares would end epochs unevenly
+            fitting = [lanes for lanes in range(1, batch + 1) if batch % lanes == 0]
+            near = [n for n in fitting if n < lanes][-1:] + [n for n in fitting if n > lanes][:1]
+            yield (
+                f"interleave_num_parallel_calls={lanes} must divide "
+                f"global_batch_size={batch}; near: {', '.join(map(str, near))}"
+            )
+        if batch == 1 and self._steps.need_whole_batches:
+            yield (
+                "global_batch_size=1 has no room for a positive and a negative: with "
+                "downsample_negatives it must be 2 or more"
+            )
+        for name, dense in self.seg_dense_schema.dense.items():
+            if dense.dtype == BFLOAT16:
+                yield (
+                    f"seg_dense_schema.dense.{name}.dtype={BFLOAT16}: no file holds it; state "
+                    f"float32, and preprocess.downcast.features.{name}={BFLOAT16}"
+                )
+        labels = self.seg_dense_schema.labels
+        for task in self.tasks:
+            if task not in labels:
+                yield (
+                    f"tasks.{task}: rates of a task that seg_dense_schema.labels does not name; "
+                    f"{nearest(task, labels)}"
+                )
+
     @cached_property
     def _steps(self) -> Steps:
-        return Steps(self.preprocess.values())
+        return Steps(self.preprocess)
 
     def _weigh(self, labels: np.ndarray, tasks: Sequence[str]) -> np.ndarray | None:
         return sampling_weights(labels, tasks, self.tasks)
@@ -181,7 +198,7 @@ class ParquetData:
         """
         stream = Stream(
             self.sources,
-            _only(self.seg_dense_schema, inputs, self._steps.reads),
+            self._read_for(inputs),
             tasks,
             inputs=inputs,
             steps=self._steps,
@@ -198,31 +215,30 @@ class ParquetData:
         batches = stream.batches(position, pin_memory)
         return prefetched(batches, depth=self.prefetch_batches)
 
-    def faults(self, tasks: Sequence[str]) -> list[str]:
-        """All that keeps the files from being read as the schema says, with file and column."""
+    def faults(self, tasks: Sequence[str], inputs: Collection[str] | None = None) -> list[str]:
+        """All that keeps the files from being read as the schema says, with file and column.
+
+        Only what ``batches`` reads for these ``tasks`` and ``inputs`` must be in the files.
+        """
+        schema, labels = self._read_for(inputs), [*tasks, *sorted(self._steps.labels)]
+        labels = [label for label in dict.fromkeys(labels) if label in schema.labels]
         found: dict[str, list[str]] = {}  # fault → files; files mostly share their faults
         for source in self.sources:
-            for fault in file_faults(source.schema, self.seg_dense_schema, tasks):
+            for fault in file_faults(source.schema, schema, labels):
                 found.setdefault(fault, []).append(source.path)
         return [
             f"{paths[0]}{f' and {len(paths) - 1} more files' if len(paths) > 1 else ''}: {fault}"
             for fault, paths in found.items()
         ]
 
-
-def _only(schema: Schema, inputs: Collection[str] | None, besides: Collection[str]) -> Schema:
-    """The part of the schema that is read for these inputs (None: all), and what is ``besides``."""
-    if inputs is None:
-        return schema
-    dense = {*inputs, *besides}
-    return replace(
-        schema,
-        dense={name: group for name, group in schema.dense.items() if name in dense},
-        sparse={name: sparse for name, sparse in schema.sparse.items() if name in inputs},
-    )
-
-
-def _unknown_task(task: str, labels: Collection[str]) -> str:
-    close = get_close_matches(task, labels, n=1)
-    hint = f"close: {close[0]}" if close else f"labels are {', '.join(labels)}"
-    return f"tasks.{task}: rates of a task that seg_dense_schema.labels does not name; {hint}"
+    def _read_for(self, inputs: Collection[str] | None) -> Schema:
+        """The part of the files' schema that is read for these inputs and by the steps."""
+        schema = self.seg_dense_schema
+        if inputs is None:
+            return schema
+        dense = {*inputs, *self._steps.reads}
+        return replace(
+            schema,
+            dense={name: group for name, group in schema.dense.items() if name in dense},
+            sparse={name: sparse for name, sparse in schema.sparse.items() if name in inputs},
+        )

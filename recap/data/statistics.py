@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 
 from recap.data.files import DataError
 from recap.data.moments import Moments
@@ -83,7 +84,10 @@ def statistics_of(
     with closing(batches):
         for batch, _ in batches:
             for name in chosen:
-                columns = Columns.of(batch.dense[name].numpy())
+                numbers = batch.dense[name]
+                if numbers.dtype == torch.bfloat16:  # no type of numpy's
+                    numbers = numbers.float()
+                columns = Columns.of(numbers.numpy())
                 found[name] = found[name].merge(columns) if name in found else columns
     return found
 
@@ -210,24 +214,26 @@ def _data(cfg: Any) -> tuple[ParquetData, tuple[str, ...]]:
     from hydra.utils import instantiate
     from omegaconf import OmegaConf
 
-    from recap.binding import binding_faults
+    from recap.binding import binding_faults, completed
     from recap.compose import Refused
 
-    plain = OmegaConf.to_container(cfg.train_data, resolve=True)
+    plain = completed(OmegaConf.to_container(cfg.train_data, resolve=True))
     if faults := list(binding_faults(plain, "train_data")):
         raise Refused(faults)
     try:
-        data: ParquetData = instantiate(cfg.train_data, _convert_="object")
+        data: ParquetData = instantiate(OmegaConf.create(plain), _convert_="object")
     except InstantiationException as error:
         raise Refused(f"train_data: {error.__cause__ or error}".splitlines()) from error
     tasks = tuple(task for task in cfg.model.tasks if task in data.seg_dense_schema.labels)
-    if faults := data.faults(tasks):
+    if faults := data.faults(tasks, _listed(cfg.statistics.inputs)):
         raise Refused(faults)
     return data, tasks
 
 
-def _listed(names: str | list[str] | None) -> list[str] | None:
-    return [names] if isinstance(names, str) else names
+def _listed(names: str | Sequence[str] | None) -> list[str] | None:
+    if names is None:
+        return None
+    return [names] if isinstance(names, str) else list(names)
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 
 from recap.data.preprocess.downcast import Downcast
 from recap.data.preprocess.downsample import DownsampleNegatives
-from recap.data.preprocess.extract import ExtractFeatures
+from recap.data.preprocess.extract import ExtractedFeature, ExtractFeatures
 from recap.data.preprocess.rectify import RectifyLabels
 from recap.data.preprocess.step import BatchStep, Step, Steps
 from recap.data.preprocess.truncate import TruncateAndSlice
@@ -12,6 +12,7 @@ __all__ = [
     "Downcast",
     "DownsampleNegatives",
     "ExtractFeatures",
+    "ExtractedFeature",
     "RectifyLabels",
     "Step",
     "Steps",

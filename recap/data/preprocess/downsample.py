@@ -5,11 +5,11 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 
 import numpy as np
 
 from recap.data.rows import Rows
+from recap.nearest import nearest
 from recap.schema import Schema
 
 _NAME = zlib.crc32(b"downsample_negatives")  # among all that is random by a seed and a position
@@ -71,10 +71,8 @@ class DownsampleNegatives:
         faults = []
         for label in self.engagements_list:
             if label not in schema.labels:
-                close = get_close_matches(label, schema.labels, n=1) or [", ".join(schema.labels)]
-                faults.append(
-                    f"engagements_list: the schema has no label {label}; close: {close[0]}"
-                )
+                hint = nearest(label, schema.labels)
+                faults.append(f"engagements_list: the schema has no label {label}; {hint}")
         if self.num_engagements not in (None, len(schema.labels)):
             faults.append(
                 f"num_engagements={self.num_engagements}: the schema has {len(schema.labels)} "

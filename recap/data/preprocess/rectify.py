@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 
 import numpy as np
 
 from recap.data.preprocess.step import missing_input
 from recap.data.rows import Rows
+from recap.nearest import nearest
 from recap.schema import Schema
 
 MS_PER_HOUR = 3_600_000
@@ -63,10 +63,9 @@ class RectifyLabels:
         for label, field in self.label_to_engaged_timestamp_field.items():
             fields[f"label_to_engaged_timestamp_field.{label}"] = field
             if label not in schema.labels:
-                close = get_close_matches(label, schema.labels, n=1) or [", ".join(schema.labels)]
                 faults.append(
                     f"label_to_engaged_timestamp_field.{label}: the schema has no such label; "
-                    f"close: {close[0]}"
+                    f"{nearest(label, schema.labels)}"
                 )
         for key, field in fields.items():
             if field not in schema.dense:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
-from difflib import get_close_matches
+from collections.abc import Collection, Iterable, Mapping
 from math import prod
 from typing import Protocol, TypeGuard
 
 from recap.data.rows import Rows
+from recap.nearest import nearest
 from recap.schema import Schema
 
 
@@ -62,8 +62,9 @@ class BatchStep(Protocol):
 class Steps:
     """The steps of a data set. From the first ``BatchStep`` on they run on assembled batches."""
 
-    def __init__(self, steps: Iterable[Step | BatchStep | None]) -> None:
-        self._steps = [step for step in steps if step is not None]
+    def __init__(self, steps: Mapping[str, Step | BatchStep | None]) -> None:
+        self._named = {name: step for name, step in steps.items() if step is not None}
+        self._steps = list(self._named.values())
         first = next((i for i, s in enumerate(self._steps) if _is_batch_step(s)), None)
         self._on_rows = self._steps[:first]
         self._on_batch = [] if first is None else self._steps[first:]
@@ -92,10 +93,15 @@ class Steps:
         """The schema of the batches, made of that of the files.
 
         Raises:
-            ValueError: a step that does not fit the schema left by those before it.
+            ValueError: a step that does not fit the schema left by those before it; a line per
+                fault, which begins with the step's name.
         """
-        for step in self._steps:
-            schema = step.schema(schema)
+        for name, step in self._named.items():
+            try:
+                schema = step.schema(schema)
+            except ValueError as error:
+                lines = [f"{name}.{line}" for line in str(error).splitlines()]
+                raise ValueError("\n".join(lines)) from error
         return schema
 
     def on_rows(self, rows: Rows, inputs: Collection[str] | None) -> Rows:
@@ -128,9 +134,7 @@ def missing_input(name: str, schema: Schema) -> str:
     """That ``name`` is no dense input of the schema, and the nearest that is."""
     if name in schema.sparse:
         return "the input is sparse; a dense one is needed"
-    close = get_close_matches(name, schema.dense, n=1)
-    hint = f"close: {close[0]}" if close else f"there is {', '.join(schema.dense) or 'none'}"
-    return f"there is no such dense input; {hint}"
+    return f"there is no such dense input; {nearest(name, schema.dense)}"
 
 
 def _is_batch_step(step: Step | BatchStep) -> TypeGuard[BatchStep]:
