@@ -151,6 +151,9 @@ def assemble(cfg: DictConfig) -> Parts:
     faults += column_faults(plain, sections, inputs)
     if parts.ranker is not None and parts.training is not None:
         parts.ranker.to(parts.training.torch_device)
+        if parts.train_data is not None and parts.training.sampling_correction == "calibration":
+            rates = parts.train_data.tasks
+            parts.ranker.calibrate({task: row.ratio for task, row in rates.items()})
         if parts.build_optimizer is not None and not any_at(faults, "optimizer"):
             with _collected(faults, "optimizer"):
                 parts.optimizer = parts.build_optimizer(**parts.ranker.parameters_by_kind())

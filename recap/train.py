@@ -237,7 +237,7 @@ def _batches(experiment: Experiment, position: int) -> Generator[tuple[Batch, in
     return experiment.train_data.batches(
         tasks=experiment.ranker.tasks,
         inputs=experiment.ranker.input_names,
-        weighted=True,
+        weighted=training.sampling_correction == "weights",
         shuffle_seed=training.seed,
         epochs=None,
         position=position,

@@ -27,6 +27,11 @@ class SamplingRates:
         if faults:
             raise ValueError("\n".join(faults))
 
+    @property
+    def ratio(self) -> float:
+        """Negatives kept per positives kept: the odds of the files times this are the true odds."""
+        return self.neg_downsampling_rate / self.pos_downsampling_rate
+
 
 def sampling_weights(
     labels: np.ndarray, tasks: Sequence[str], rates: Mapping[str, SamplingRates]
