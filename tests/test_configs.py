@@ -63,8 +63,12 @@ def test_every_primary_config_composes_with_every_experiment(config_name: str, e
 
 @pytest.mark.parametrize("choice", sorted(path.stem for path in CONF.glob("convert/*.yaml")))
 def test_every_conversion_composes(choice: str):
-    cfg = compose(f"convert={choice}", config_name="convert")
-    assert OmegaConf.missing_keys(cfg) == set()
+    missing = OmegaConf.missing_keys(compose(f"convert={choice}", config_name="convert"))
+    paths = {f"convert.{key}" for key in ("sources", "inputs", "seg_dense_schema", "target")}
+    assert missing <= paths
+    assert (
+        faults(f"convert={choice}", *(f"{key}=x" for key in missing), config_name="convert") == []
+    )
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,13 @@
 
 python -m recap.data.convert convert=kuairand convert.download=KuaiRand-Pure/data
 python -m recap.data.convert experiment=NAME convert.pack=true convert.sources=in/*.parquet
+
+The original's TFRecords: ``convert=tfrecord``, see ``recap.data.convert_tfrecord``.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,13 +19,11 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from recap.data.files import DataError, matching_paths
-from recap.data.layout import LayoutWriter
 from recap.data.pack import Pack
 from recap.data.readers import name_of, read_batches
 from recap.data.reshape import Join, SideTable, columns_read, derived, kept, renamed, require
+from recap.data.target_files import TargetFiles, version
 from recap.schema import Schema
-
-KEY = b"recap.convert"  # of the file's metadata: a digest of all that its content follows from
 
 
 @dataclass(frozen=True)
@@ -106,7 +104,7 @@ def convert(
         "rows_per_file": rows_per_file,
         "row_group_rows": row_group_rows,
         "compression": compression,
-        "side tables": [_version(pair) for join in joins.values() for pair in join.paths],
+        "side tables": [version(pair) for join in joins.values() for pair in join.paths],
     }
     rows = _Rows(
         types=types or {},
@@ -120,7 +118,7 @@ def convert(
     )
     target = Path(target)
     target.mkdir(parents=True, exist_ok=True)
-    files = _Files(target, settings, row_group_rows, compression)
+    files = TargetFiles(target, settings, row_group_rows, compression)
     if name is None and rows_per_file is None:
         names = [name_of(path) for _, path in found]
         if twice := [one for one in names if names.count(one) > 1]:
@@ -198,77 +196,6 @@ class _Rows:
         return _one_batch(table)
 
 
-class _Files:
-    """Writes files that are not there yet, of one Arrow schema; knows the rows of all."""
-
-    def __init__(
-        self, target: Path, settings: dict[str, Any], row_group_rows: int, compression: str
-    ) -> None:
-        self.rows: dict[Path, int] = {}
-        self.already_there: list[Path] = []
-        self._target, self._settings = target, settings
-        self._row_group_rows, self._compression = row_group_rows, compression
-        self._schema: pa.Schema | None = None
-
-    def write(
-        self,
-        name: str,
-        sources: Sequence[tuple[fs.FileSystem, str]],
-        batches: Iterator[pa.RecordBatch],
-        rows: int | None,
-    ) -> None:
-        """``batches`` as ``<name>.parquet``; no file if they hold no rows."""
-        path = self._target / f"{name}.parquet"
-        content = {**self._settings, "sources": [_version(pair) for pair in sources]}
-        text = json.dumps(content, sort_keys=True, default=str)
-        key = hashlib.sha256(text.encode()).hexdigest().encode()
-        if path.exists():
-            self._keep(path, key)
-            if rows is not None:  # the next file starts where this one ends
-                for _ in batches:
-                    pass
-            return
-        first = next(batches, None)
-        if first is None:
-            return
-        self._agree(path, first.schema)
-        with LayoutWriter(
-            path,
-            first.schema.with_metadata({KEY: key}),
-            row_group_rows=self._row_group_rows,
-            compression=self._compression,
-        ) as writer:
-            writer.write(first)
-            for batch in batches:
-                self._agree(path, batch.schema)
-                writer.write(batch)
-        self.rows[path] = writer.rows
-
-    def _keep(self, path: Path, key: bytes) -> None:
-        with pq.ParquetFile(path) as file:
-            held, rows = file.schema_arrow, file.metadata.num_rows
-        if (held.metadata or {}).get(KEY) != key:
-            raise DataError(
-                f"{path} was made of other sources or with other settings; "
-                "remove it or choose another target"
-            )
-        self._agree(path, held)
-        self.rows[path] = rows
-        self.already_there.append(path)
-
-    def _agree(self, path: Path, schema: pa.Schema) -> None:
-        before = self._schema = self._schema or schema
-        for one, other in zip(before, schema, strict=False):
-            if one.name != other.name or one.type != other.type:
-                raise DataError(
-                    f"{path}: column {other.name!r} of {other.type} stands where the rows before "
-                    f"have {one.name!r} of {one.type}; state the type, e.g. "
-                    f"types.{other.name}={one.type}"
-                )
-        if len(schema) != len(before):
-            raise DataError(f"{path}: {len(schema)} columns, the rows before have {len(before)}")
-
-
 class _Cut:
     """Hands out a stream of batches in pieces of a number of rows."""
 
@@ -299,11 +226,6 @@ def _one_batch(table: pa.Table) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(arrays, schema=table.schema)
 
 
-def _version(pair: tuple[fs.FileSystem, str]) -> list:
-    info = pair[0].get_file_info(pair[1])
-    return [info.path, info.size, info.mtime_ns]
-
-
 def _convert_splits(cfg: Any) -> None:
     from hydra.utils import instantiate
     from omegaconf import OmegaConf
@@ -329,11 +251,34 @@ def _convert_splits(cfg: Any) -> None:
         raise Refused(str(error).splitlines()) from error
 
 
+def _convert(cfg: Any) -> None:
+    from hydra.utils import instantiate
+    from omegaconf import OmegaConf
+
+    from recap.binding import binding_faults
+    from recap.compose import Refused
+
+    if "_target_" not in cfg.convert:
+        return _convert_splits(cfg)
+    missing = sorted(key for key in cfg.convert if OmegaConf.is_missing(cfg.convert, key))
+    faults = [f"convert.{key}: missing" for key in missing]
+    plain = OmegaConf.to_container(cfg.convert, resolve=True)
+    if faults := faults or list(binding_faults(plain, "convert")):
+        raise Refused(faults)
+    try:
+        report = instantiate(cfg.convert, _convert_="object")
+    except ValueError as error:
+        raise Refused(str(error).splitlines()) from error
+    print(report.table())
+    if report.faults:
+        raise Refused(report.faults)
+
+
 def main() -> None:
     """Converts what the composed config's ``convert`` section says."""
     from recap.compose import hydra_command
 
-    hydra_command("convert")(_convert_splits)()
+    hydra_command("convert")(_convert)()
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import chain
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
@@ -87,9 +88,9 @@ def convert_tfrecords(
     row_group_rows: int = 2048,
     compression: str = "lz4",
 ) -> TFRecordReport:
-    """A Parquet file for every TFRecord file, below ``target`` as the inputs lie below their folder.
+    """A Parquet file for every TFRecord file, below ``target`` as that lies below its folder.
 
-    The folder is the pattern's up to its first wildcard: of ``in/**/*.gz`` the file
+    That folder is the pattern's up to its first wildcard: of ``in/**/*.gz`` the file
     ``in/2023/01/31/part-0.tfrecord.gz`` becomes ``target/2023/01/31/part-0.parquet``. A file takes
     its name when it is complete and its rows are as many as the records; a call that is made again
     does the others. A fault keeps its own file from being written, no other.
@@ -164,9 +165,7 @@ def _chosen(described: Sequence[Feature], names: Sequence[str] | None) -> list[F
     return [by_name[name] for name in dict.fromkeys(names)]
 
 
-def _targets(
-    inputs: str | Sequence[str], target: Path
-) -> list[tuple[fs.FileSystem, str, Path]]:
+def _targets(inputs: str | Sequence[str], target: Path) -> list[tuple[fs.FileSystem, str, Path]]:
     """(file system, source, target) of every input, once each."""
     found: dict[Path, tuple[fs.FileSystem, str, Path]] = {}
     faults = []
@@ -244,9 +243,9 @@ def _already_there(job: _Job) -> _Outcome | None:
         return None
     try:
         footer = pq.read_metadata(job.target)
-        held = json.loads((footer.metadata or {}).get(KEY, b"{}"))
+        rows, held = footer.num_rows, json.loads((footer.metadata or {}).get(KEY, b"{}"))
     except (OSError, pa.ArrowInvalid, ValueError):
-        held = {}
+        rows, held = 0, {}
     out = f"; remove {job.target} to have it made again"
     if "made_of" not in held:
         return _Outcome(job, fault=f"{job.target} is there and not made by this conversion{out}")
@@ -260,7 +259,7 @@ def _already_there(job: _Job) -> _Outcome | None:
         return _Outcome(job, fault=f"{job.source} has changed since ({changes}){out}")
     if differ := [key for key in now if held["made_of"].get(key) != now[key]]:
         return _Outcome(job, fault=f"{job.target} was made with other {', '.join(differ)}{out}")
-    return _Outcome(job, footer.num_rows, held["absent"], already_there=True)
+    return _Outcome(job, rows, held["absent"], already_there=True)
 
 
 def _converted(job: _Job) -> _Outcome:
@@ -290,12 +289,9 @@ def _write(job: _Job) -> _Outcome:
                 row_group_rows=job.writing["row_group_rows"],
                 compression=job.writing["compression"],
             ) as writer:
-                block = first
-                del first
-                while block is not None:
+                for block in chain((first,), blocks):
                     writer.write(decode(block))
                     num_records += len(block)
-                    block = next(blocks, None)
                 content = json.dumps({"made_of": made_of, "absent": decode.absent})
                 writer.describe({KEY: content.encode()}, rows=num_records)
     return _Outcome(job, pq.read_metadata(job.target).num_rows, decode.absent)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import TracebackType
 
@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from recap.data.files import DataError
 from recap.schema import Dense
 
 COMPRESSIONS = ("lz4", "zstd", "none")
@@ -79,6 +80,7 @@ class LayoutWriter:
         self._temporary = self.path.with_name(self.path.name + ".incomplete")
         self._pending: list[pa.RecordBatch] = []
         self._pending_rows = 0
+        self._expected_rows: int | None = None
         indexed = [
             leaf
             for column in schema
@@ -104,6 +106,11 @@ class LayoutWriter:
             self._pending = table.slice(full).to_batches()
             self._pending_rows -= full
 
+    def describe(self, metadata: Mapping[bytes, bytes], *, rows: int) -> None:
+        """Adds to the file's metadata; on leaving, DataError unless the footer counts ``rows``."""
+        self._file.add_key_value_metadata(metadata)
+        self._expected_rows = rows
+
     def _write(self, table: pa.Table) -> None:
         self._file.write_table(table, row_group_size=self._row_group_rows)
         self.rows += table.num_rows
@@ -122,6 +129,14 @@ class LayoutWriter:
                 self._write(pa.Table.from_batches(self._pending, self._schema))
             self._file.close()
             if kind is None:
+                self._count()
                 os.replace(self._temporary, self.path)
         finally:
             self._temporary.unlink(missing_ok=True)
+
+    def _count(self) -> None:
+        if self._expected_rows is None:
+            return
+        held = pq.read_metadata(self._temporary).num_rows
+        if held != self._expected_rows:
+            raise DataError(f"{self.path}: {self._expected_rows} rows were read, {held} written")

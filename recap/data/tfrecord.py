@@ -31,7 +31,7 @@ _FOOTER = struct.Struct("<I")
 
 @dataclass(frozen=True)
 class Block:
-    """Records ``data[start[i]:end[i]]``, of which the first is number ``first`` of the file, from 0.
+    """Records ``data[start[i]:end[i]]``; the first is number ``first`` of the file, from 0 on.
 
     ``data`` ends in bytes that are no record's, see ``recap.data.wire.PADDING``.
     """
@@ -91,7 +91,7 @@ def _blocks(chunks: Iterator[bytes], block_bytes: int) -> Generator[Block]:
 
 
 def _records(data: bytes, size: int) -> tuple[list[int], list[int], int, str]:
-    """(starts, ends) of the whole records in ``data``, where the next one is, what is wrong with it."""
+    """(starts, ends of the whole records in ``data``; start of the next one, what is wrong)."""
     starts: list[int] = []
     ends: list[int] = []
     crc32c = google_crc32c.value
@@ -153,5 +153,7 @@ def _inflated(file: pa.NativeFile) -> Iterator[bytes]:
                 raise DataError("the gzip stream is cut off")
             if member.eof:
                 member = None
-    except isal_zlib.error as error:
-        raise DataError(f"the gzip stream is damaged ({error})") from error
+    except isal_zlib.error as error:  # pyright: ignore[reportGeneralTypeIssues]
+        raise DataError(
+            f"the gzip stream is damaged, here or within the next MiB ({error})"
+        ) from error

@@ -116,7 +116,7 @@ def _sizes(data: np.ndarray, kind: np.ndarray, at: np.ndarray) -> tuple[np.ndarr
 
 
 def unpacked_varints(packed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(numbers, last): [V] int64 of the varints that fill ``packed`` and the place of each's last byte.
+    """(numbers [V] int64, place of each one's last byte) of the varints that fill ``packed``.
 
     Raises:
         ValueError: a varint that does not end or is longer than 10 bytes.
