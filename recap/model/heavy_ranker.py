@@ -29,6 +29,15 @@ class AffineMap:
     scale: float = 1.0
     bias: float = 0.0
 
+    def __post_init__(self) -> None:
+        faults = [
+            f"affine_map: {name}={value} must be a finite number"
+            for name, value in (("scale", self.scale), ("bias", self.bias))
+            if not math.isfinite(value)
+        ]
+        if faults:
+            raise ValueError("; ".join(faults))
+
     def start(self) -> nn.Linear:
         """The line as a 1×1 linear layer."""
         line = nn.Linear(1, 1)
@@ -56,10 +65,12 @@ class Task:
     affine_map: AffineMap | None = None
 
     def __post_init__(self) -> None:
-        if not self.pos_weight > 0.0:
-            raise ValueError(f"pos_weight={self.pos_weight} must be above 0; 1 weighs nothing")
-        if not self.loss_weight >= 0.0:
-            raise ValueError(f"loss_weight={self.loss_weight} must be 0 or more")
+        if not 0.0 < self.pos_weight < math.inf:
+            raise ValueError(
+                f"pos_weight={self.pos_weight} must be above 0 and finite; 1 weighs nothing"
+            )
+        if not 0.0 <= self.loss_weight < math.inf:
+            raise ValueError(f"loss_weight={self.loss_weight} must be 0 or more and finite")
         if not math.isfinite(self.score_weight):
             raise ValueError(f"score_weight={self.score_weight} must be a finite number")
         if self.initial_rate is not None and not 0.0 < self.initial_rate < 1.0:

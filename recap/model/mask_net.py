@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -39,9 +40,10 @@ class MaskBlockConfig:
             raise ValueError(
                 f"mask block: aggregation_size={self.aggregation_size} must be 1 or more"
             )
-        if self.reduction_factor is not None and self.reduction_factor <= 0.0:
+        if self.reduction_factor is not None and not 0.0 < self.reduction_factor < math.inf:
             raise ValueError(
-                f"mask block: reduction_factor={self.reduction_factor} must be above 0, e.g. 0.5"
+                f"mask block: reduction_factor={self.reduction_factor} must be above 0 and "
+                "finite, e.g. 0.5"
             )
 
     def mask_width(self, mask_features: int) -> int:

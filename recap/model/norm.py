@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -43,7 +44,7 @@ class LayerNorm:
         faults = []
         if self.axis not in (-1, 1):
             faults.append(f"layer_norm.axis={self.axis} must be -1 or 1, the columns of a row")
-        if self.epsilon < 0.0:
+        if not 0.0 <= self.epsilon < math.inf:
             faults.append(f"layer_norm.epsilon={self.epsilon} must be 0 or more, e.g. 1e-5")
         if faults:
             raise ValueError("; ".join(faults))

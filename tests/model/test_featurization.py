@@ -165,6 +165,29 @@ def test_a_faulty_number_is_refused():
         LayerNorm(epsilon=-1.0)
 
 
+@pytest.mark.parametrize("axis", [-1, 1])
+def test_a_layer_norm_is_over_the_columns_by_either_name_of_their_axis(axis):
+    norm = LayerNorm(axis=axis).over(2)
+    # columns [0, 10] and [2, 30]: over them and not over the examples, each row is ∓1
+    rows_of_two = torch.tensor([[0.0, 2.0], [10.0, 30.0]])
+    expected = torch.tensor([[-1.0, 1.0], [-1.0, 1.0]])
+    torch.testing.assert_close(norm(rows_of_two), expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("axis", [0, 2, -2])
+def test_a_layer_norm_over_another_axis_is_refused(axis):
+    with pytest.raises(ValueError, match=rf"axis={axis} must be -1 or 1.*; layer_norm.epsilon=-1"):
+        LayerNorm(axis=axis, epsilon=-1.0)
+
+
+def test_a_row_of_zeros_trains_as_local_prod_is_set():
+    layer = DoubleNormLog(SCHEMA, batch_norm_config=None)
+    features = layer(rows([[0.0, 0.0], [1.0, 2.0]], [0, 1]))
+    features.square().sum().backward()
+    assert features.isfinite().all()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in layer.parameters())
+
+
 def test_batch_norm_can_be_without_affine():
     layer = DoubleNormLog(SCHEMA, batch_norm_config=BatchNorm(affine=False))
     assert not list(layer.batch_norm.parameters())

@@ -153,11 +153,12 @@ def test_an_input_that_embedding_vectors_do_not_fill_is_refused():
 def test_logits_come_in_the_order_of_the_tasks():
     one_and_two = {
         "forward": Task(tower=partial(Constant, values=[1.0]), pos_weight=3.0),
-        "click": Task(tower=partial(Constant, values=[2.0])),
+        "click": Task(tower=partial(Constant, values=[2.0]), loss_weight=0.5),
     }
     model = ranker(tasks=one_and_two)
     assert model.tasks == ("forward", "click")
     assert model.pos_weights == {"forward": 3.0, "click": 1.0}
+    assert model.loss_weights == {"forward": 1.0, "click": 0.5}
     assert model(impressions(rows=2)).tolist() == [[1.0, 2.0], [1.0, 2.0]]
 
 
@@ -358,9 +359,16 @@ def test_faults_of_all_inputs_come_in_one_message():
     assert "dense input 'binaries' is not in the schema; close: binary" in str(refusal.value)
 
 
-def test_a_positive_weight_must_be_above_zero():
-    with pytest.raises(ValueError, match="pos_weight=0 must be above 0"):
-        Task(tower=TOWER, pos_weight=0)
+@pytest.mark.parametrize("pos_weight", [0, float("inf"), float("nan")])
+def test_a_positive_weight_must_be_above_zero_and_finite(pos_weight):
+    with pytest.raises(ValueError, match=f"pos_weight={pos_weight} must be above 0 and finite"):
+        Task(tower=TOWER, pos_weight=pos_weight)
+
+
+def test_an_affine_map_starts_at_finite_numbers():
+    message = "affine_map: scale=nan must be a finite number; affine_map: bias=inf must be"
+    with pytest.raises(ValueError, match=message):
+        AffineMap(scale=float("nan"), bias=float("inf"))
 
 
 def test_an_untrained_tower_predicts_its_initial_rate():
@@ -376,6 +384,7 @@ def test_an_untrained_tower_predicts_its_initial_rate():
         ({"initial_rate": 1.0}, "initial_rate=1.0 must lie between 0 and 1"),
         ({"initial_rate": 0.5, "affine_map": AffineMap()}, "initial_rate and affine_map both say"),
         ({"loss_weight": -1.0}, "loss_weight=-1.0 must be 0 or more"),
+        ({"loss_weight": float("inf")}, "loss_weight=inf must be 0 or more and finite"),
     ],
 )
 def test_a_tasks_start_and_weight_are_checked(settings, message):

@@ -1,8 +1,10 @@
 """Mask blocks in parallel and in series, with and without an MLP on top."""
 
+import math
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -52,6 +54,55 @@ def test_serial_blocks_read_the_block_before_and_the_mask_reads_the_input():
     assert torch.equal(net(features), second(first(features, features), features))
 
 
+def layer_normed(x: np.ndarray, norm: Any) -> np.ndarray:
+    if isinstance(norm, torch.nn.Identity):
+        return x
+    centred = x - x.mean(axis=1, keepdims=True)
+    scaled = centred / np.sqrt((centred**2).mean(axis=1, keepdims=True) + 1e-5)
+    return scaled * norm.weight.detach().numpy() + norm.bias.detach().numpy()
+
+
+def linear(x: np.ndarray, layer: Any) -> np.ndarray:
+    return x @ layer.weight.detach().numpy().T + layer.bias.detach().numpy()
+
+
+@pytest.mark.parametrize("use_parallel", [True, False])
+@pytest.mark.parametrize("with_mlp", [True, False])
+@pytest.mark.parametrize("width", [{"aggregation_size": 7}, {"reduction_factor": 1.5}])
+@pytest.mark.parametrize("input_layer_norm", [True, False])
+def test_the_output_is_the_formulas(use_parallel, with_mlp, width, input_layer_norm):
+    torch.manual_seed(0)
+    mlp = partial(MLP, layer_sizes=[8, 2], final_layer_activation=True) if with_mlp else None
+    blocks = [
+        MaskBlockConfig(output_size=size, input_layer_norm=input_layer_norm, **width)
+        for size in (4, 3)
+    ]
+    net: Any = MaskNet(6, mask_blocks=blocks, mlp=mlp, use_parallel=use_parallel).double()
+    for parameter in net.parameters():
+        if parameter.dim() == 1:  # biases and norms start at 0 and 1
+            torch.nn.init.normal_(parameter)
+    features = torch.randn(5, 6, dtype=torch.float64)
+    x = features.numpy()
+    last, outputs = x, []
+    for block in net.mask_blocks:
+        first, _, second = block.mask_layer
+        assert first.out_features == width.get("aggregation_size", 9)  # 1.5 × 6 inputs
+        mask = linear(np.maximum(linear(x, first), 0), second)
+        net_input = layer_normed(x if use_parallel else last, block.input_layer_norm)
+        last = layer_normed(linear(net_input * mask, block.hidden_layer), block.layer_norm)
+        outputs.append(last)
+    expected = np.concatenate(outputs, axis=1) if use_parallel else last
+    if with_mlp:
+        for layer in (0, 2):
+            expected = np.maximum(linear(expected, net.mlp.layers[layer]), 0)
+    output = net(features)
+    np.testing.assert_allclose(output.detach().numpy(), expected, rtol=1e-10, atol=1e-12)
+    assert net.out_features == expected.shape[1]
+    output.square().sum().backward()
+    for name, parameter in net.named_parameters():
+        assert parameter.grad.isfinite().all(), name
+
+
 @pytest.mark.parametrize(("use_parallel", "width"), [(True, 7), (False, 3)])
 def test_an_mlp_on_top_reads_the_blocks(use_parallel, width):
     mlp = partial(MLP, layer_sizes=[8, 2])
@@ -71,6 +122,8 @@ def test_an_mlp_on_top_reads_the_blocks(use_parallel, width):
         ),
         ({"aggregation_size": 0}, "aggregation_size=0 must be 1 or more"),
         ({"reduction_factor": 0.0}, "reduction_factor=0.0 must be above 0"),
+        ({"reduction_factor": math.nan}, "reduction_factor=nan must be above 0 and finite"),
+        ({"reduction_factor": math.inf}, "reduction_factor=inf must be above 0 and finite"),
         ({"output_size": 1, "aggregation_size": 1}, "output_size=1 must be 2 or more; .* constant"),
     ],
 )

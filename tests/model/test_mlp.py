@@ -31,7 +31,38 @@ def test_a_final_activation_is_a_relu_alone():
 
 
 def test_one_layer_is_enough():
-    assert kinds(MLP(3, layer_sizes=[2])) == ["Linear"]
+    mlp: Any = MLP(2, layer_sizes=[1], batch_norm=BatchNorm(), dropout=0.5)
+    assert kinds(mlp) == ["Linear"]
+    with torch.no_grad():
+        mlp.layers[0].weight.copy_(torch.tensor([[10.0, 1.0]]))
+    assert mlp(torch.tensor([[1.0, 2.0]])).tolist() == [[12.0]]
+
+
+def test_one_layer_may_have_a_final_activation():
+    mlp: Any = MLP(1, layer_sizes=[1], final_layer_activation=True)
+    torch.nn.init.constant_(mlp.layers[0].weight, 2.0)
+    assert mlp(torch.tensor([[-1.0], [1.0]])).tolist() == [[0.0], [2.0]]
+
+
+def test_a_batch_norm_stands_between_the_linear_layer_and_the_relu():
+    mlp: Any = MLP(1, layer_sizes=[1, 1], batch_norm=BatchNorm(affine=False, momentum=0.5))
+    for layer in (0, 3):
+        torch.nn.init.constant_(mlp.layers[layer].weight, 2.0)
+    # [1, 3] → [2, 6] → normed [-1, 1] → ReLU [0, 1] → [0, 2]
+    output = mlp(torch.tensor([[1.0], [3.0]]))
+    torch.testing.assert_close(output, torch.tensor([[0.0], [2.0]]), atol=1e-4, rtol=0)
+    assert mlp.layers[1].running_mean.tolist() == [2.0]  # half of the mean, 4
+
+
+def test_a_dropout_is_behind_the_relu_and_in_training_only():
+    torch.manual_seed(0)
+    mlp: Any = MLP(1, layer_sizes=[1000, 1], dropout=0.2)
+    torch.nn.init.constant_(mlp.layers[0].weight, 1.0)
+    torch.nn.init.constant_(mlp.layers[3].weight, 1.0)
+    one = torch.ones(1, 1)
+    kept = mlp(one).item() * 0.8  # what is kept is divided by 0.8
+    assert 760 <= round(kept) <= 840
+    assert mlp.eval()(one).item() == 1000
 
 
 def test_the_output_is_that_of_the_weights():

@@ -142,6 +142,15 @@ def test_a_network_compiles_into_one_graph(kind):
 
 
 @pytest.mark.parametrize("kind", networks(1))
+def test_a_network_runs_under_bfloat16_autocast(kind):
+    model, data = ranker("share_partial", kind, kind).eval(), batch()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logits = model(data)
+    assert logits.dtype == torch.float32
+    torch.testing.assert_close(logits, model(data), rtol=0.1, atol=0.1)
+
+
+@pytest.mark.parametrize("kind", networks(1))
 def test_a_tower_of_any_kind_starts_at_its_initial_rate(kind):
     model: Any = HeavyRanker(
         SCHEMA,
