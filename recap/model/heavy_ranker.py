@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -12,6 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from recap.batch import Batch
+from recap.model.contract import (
+    embedded_columns,
+    input_layer,
+    network,
+    out_width,
+    read_by,
+    start_at,
+    tower_network,
+)
 from recap.model.embeddings import EmbeddingTables
 from recap.model.engagement_rates import EngagementRates
 from recap.model.module_names import module_key
@@ -126,7 +135,7 @@ class HeavyRanker(nn.Module):
         self.inputs = nn.ModuleDict()
         for name, build in inputs.items():
             with _collect(faults, f"model.inputs.{name}"):
-                self.inputs[module_key(name)] = _reading(_filled(build(schema, num_slots)))
+                self.inputs[module_key(name)] = input_layer(build(schema, num_slots))
         _refuse(faults + _tables_named_twice(self._tables()))
 
         self.tasks = tuple(tasks)
@@ -136,24 +145,24 @@ class HeavyRanker(nn.Module):
         scores = [task.score_weight for task in tasks.values()]
         for key, values in {"score_weights": scores, "calibration": [0.0] * len(tasks)}.items():
             self.register_buffer(key, torch.tensor(values, dtype=torch.float64), persistent=False)
-        self.in_features: int = sum(_width(layer) for layer in self.inputs.values())
-        embedded = _embedded(self.inputs.values())
+        self.in_features: int = sum(out_width(layer) for layer in self.inputs.values())
+        embedded = embedded_columns(self.inputs.values())
         self.backbone: nn.Module | None = None
         if backbone is not None:
             with _collect(faults, "model.backbone"):
-                self.backbone = _sized(backbone(self.in_features, embedded))
+                self.backbone = network(backbone(self.in_features, embedded))
         _refuse(faults)
 
         self.features_to_towers = multi_task_type != "share_all"
         width, seen = (self.in_features, embedded) if self.features_to_towers else (0, ())
-        width += _width(self.backbone) if self.backbone is not None else 0
+        width += out_width(self.backbone) if self.backbone is not None else 0
         self.towers = nn.ModuleDict()
         self.affine_maps = nn.ModuleDict()
         for name, task in tasks.items():
             with _collect(faults, f"model.tasks.{name}"):
-                tower = self.towers[module_key(name)] = _ending_in_one(task.tower(width, seen))
+                tower = self.towers[module_key(name)] = tower_network(task.tower(width, seen))
                 if task.initial_rate is not None:
-                    _start_at(task.initial_rate, tower)
+                    start_at(task.initial_rate, tower)
                 if task.affine_map is not None:
                     self.affine_maps[module_key(name)] = task.affine_map.start()
         _refuse(faults)
@@ -228,7 +237,7 @@ class HeavyRanker(nn.Module):
     @property
     def input_names(self) -> set[str]:
         """The schema's inputs that are read: those that layers and stratifiers say as ``reads``."""
-        return _read_by(self).union(*(s.reads for s in self.stratifiers.values()))
+        return read_by(self).union(*(s.reads for s in self.stratifiers.values()))
 
     def _tables(self) -> list[tuple[str, nn.EmbeddingBag]]:
         return [
@@ -288,72 +297,3 @@ def _tables_named_twice(tables: list[tuple[str, nn.EmbeddingBag]]) -> list[str]:
         f"model.inputs: embedding table {name!r} is in two inputs; rename one and name its features"
         for name in sorted({name for name in names if names.count(name) > 1})
     ]
-
-
-def _width(module: nn.Module) -> int:
-    width = module.out_features
-    assert isinstance(width, int)
-    return width
-
-
-def _embedded(inputs: Iterable[nn.Module]) -> tuple[slice, ...]:
-    """Where each embedding vector lies in the concatenated outputs of the inputs."""
-    found, start = [], 0
-    for layer in inputs:
-        stop = start
-        for dim in getattr(layer, "embedding_dims", ()):
-            found.append(slice(stop, stop + dim))
-            stop += dim
-        start += _width(layer)
-    return tuple(found)
-
-
-def _filled(layer: nn.Module) -> nn.Module:
-    dims = getattr(_sized(layer), "embedding_dims", None)
-    if dims is not None and sum(dims) != layer.out_features:
-        raise ValueError(
-            f"{type(layer).__name__} has embedding_dims={list(dims)}, which must add up to its "
-            f"out_features={layer.out_features}; an input of other columns too is two inputs"
-        )
-    return layer
-
-
-def _sized(module: nn.Module) -> nn.Module:
-    if not isinstance(getattr(module, "out_features", None), int):
-        raise ValueError(
-            f"{type(module).__name__} has no out_features; a module of a ranker says its width"
-        )
-    return module
-
-
-def _read_by(module: nn.Module) -> set[str]:
-    return set().union(*(getattr(layer, "reads", ()) for layer in module.modules()))
-
-
-def _reading(module: nn.Module) -> nn.Module:
-    if not _read_by(module):
-        raise ValueError(
-            f"{type(module).__name__} says of no input that it reads it; an input of a ranker, "
-            "or a layer in it, names those of the schema that it takes from a batch as `reads`"
-        )
-    return module
-
-
-def _start_at(rate: float, tower: nn.Module) -> None:
-    """Sets the bias of a tower's last layer so that a logit of 0 becomes the logit of ``rate``."""
-    last = [layer for layer in tower.modules() if not any(layer.children())][-1]
-    if not isinstance(last, nn.Linear) or last.bias is None:
-        raise ValueError(
-            f"initial_rate={rate} is where the bias of a last linear layer starts, and the tower "
-            f"ends in {type(last).__name__}; let it end in an MLP without final_layer_activation"
-        )
-    nn.init.constant_(last.bias, math.log(rate / (1 - rate)))
-
-
-def _ending_in_one(tower: nn.Module) -> nn.Module:
-    if _width(_sized(tower)) != 1:
-        raise ValueError(
-            f"the tower ends in {tower.out_features} outputs and must end in 1, the logit; "
-            "set the last of its layer_sizes, or those of its last MLP, to 1"
-        )
-    return tower

@@ -159,7 +159,9 @@ def test_a_tower_of_any_kind_starts_at_its_initial_rate(kind):
         backbone=None,
         tasks={"click": Task(tower=networks(1)[kind], initial_rate=0.02)},
     )
-    last = [layer for layer in model.towers["click"].modules() if not any(layer.children())][-1]
+    last = [
+        layer for layer in model.towers["click"].modules() if next(layer.children(), None) is None
+    ][-1]
     with torch.no_grad():
         last.weight.zero_()
     torch.testing.assert_close(model(batch()).sigmoid(), torch.full((24, 1), 0.02))
