@@ -18,6 +18,7 @@ EXPERIMENTS = sorted(path.stem for path in CONF.glob("experiment/*.yaml"))
 NEEDS = {
     "model/backbone=none": ["model.multi_task_type=share_none"],
     "data=kuairand": ["experiment=kuairand"],
+    "model/inputs=position_debias": ["model.inputs.position_debias.position_feature_index=51"],
 }
 
 
@@ -76,6 +77,7 @@ def test_every_conversion_composes(choice: str):
     [
         "model/backbone",
         "model/featurization",
+        "model/inputs",
         "optimizer",
         "optimizer/table_algorithm",
         "schedule",
