@@ -210,7 +210,7 @@ def run_name(overrides: Sequence[str], swept: Sequence[str] = ()) -> str:
     continue the same run; not so what tells a sweep's jobs apart, ``swept``. A name that does not
     show every character ends in a digest of them.
     """
-    aside = ("experiment=", "training.save_dir=", "training.num_train_steps=", "tracking")
+    aside = ("experiment=", "training.save_dir=", "training.num_train_steps=", "tracking", "check.")
     told = [o.lstrip("+") for o in overrides if o in swept or not o.lstrip("+").startswith(aside)]
     # of one key given twice the last counts: sorted by key alone, their order is kept
     whole = ",".join(sorted(told, key=lambda override: override.split("=")[0])) or "default"

@@ -16,7 +16,7 @@ from typing import Protocol
 
 
 class LearningRate(Protocol):
-    """A curve over the steps of a run."""
+    """A curve over the steps of a run; as a string, the curve in words."""
 
     def __call__(self, step: int) -> float:
         """The rate in force when update number ``step`` (counted from 0) is made."""
@@ -36,6 +36,9 @@ class Constant:
         """``learning_rate``."""
         return self.learning_rate
 
+    def __str__(self) -> str:
+        return f"{self.learning_rate:g} at every step"
+
 
 @dataclass(frozen=True, kw_only=True)
 class LinearRampToConstant:
@@ -54,6 +57,9 @@ class LinearRampToConstant:
         if step < self.num_ramp_steps:
             return self.learning_rate / self.num_ramp_steps * step
         return self.learning_rate
+
+    def __str__(self) -> str:
+        return f"{_ramp(self.learning_rate, self.num_ramp_steps)}, then constant"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +99,12 @@ class LinearRampToCosine:
         height = 0.5 * (1.0 + math.cos(math.pi * done))
         return self.final_learning_rate + (self.learning_rate - self.final_learning_rate) * height
 
+    def __str__(self) -> str:
+        ramp = _ramp(self.learning_rate, self.num_ramp_steps)
+        return (
+            f"{ramp}, then a cosine to {self.final_learning_rate:g} at step {self.final_num_steps}"
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class PiecewiseConstant:
@@ -121,6 +133,15 @@ class PiecewiseConstant:
         """The value of the piece that ``step`` lies in."""
         passed = sum(step >= boundary for boundary in self.learning_rate_boundaries)
         return self.learning_rate_values[passed]
+
+    def __str__(self) -> str:
+        first, *later = self.learning_rate_values
+        steps = zip(self.learning_rate_boundaries, later, strict=True)
+        return ", ".join([f"{first:g}", *(f"{value:g} from step {step}" for step, value in steps)])
+
+
+def _ramp(peak: float, num_steps: int) -> str:
+    return f"0 → {peak:g} over {num_steps} steps" if num_steps else f"{peak:g} from the start"
 
 
 def _number_faults(**values: float) -> list[str]:

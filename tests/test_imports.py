@@ -13,7 +13,8 @@ VOCABULARY = {"schema", "batch", "nearest"}
 PARTS = {"data", "model", "optimizer", "schedule", "loss", "metrics", "training"}
 SERVICES = {"distributed", "checkpoint", "weight_files", "tracking", "console", "signals"}
 COMPOSITION = {"compose", "templates", "binding"}  # the command line: what verbs are made with
-VERBS = {"train", "warm_start", "evaluate", "experiment", "joining", "sweep", "divergence"}
+VERBS = {"train", "warm_start", "evaluate", "check", "experiment", "joining", "sweep", "divergence"}
+VERBS |= {"report", "footprint", "plot"}  # what check says
 
 # verbs that live beside the part that they run; only their command may reach out of it, see below
 COMMANDS = {Path(f"data/{name}.py") for name in ("synthetic", "convert", "statistics")}

@@ -103,6 +103,17 @@ class ParquetData:
             files = [files[i] for i in sorted(by_path[: self.num_files_to_keep])]
         return open_sources(files)[0]
 
+    def opening(self) -> ParquetData:
+        """The first file alone, in one lane and without a read-ahead: for a look at its rows."""
+        data = replace(
+            self,
+            interleave_num_parallel_calls=None,
+            examples_shuffle_buffer_size=1,
+            prefetch_batches=1,
+        )
+        vars(data)["sources"] = self.sources[:1]  # their footers are read already
+        return data
+
     @property
     def num_rows(self) -> int:
         """Rows of one epoch."""
