@@ -1,0 +1,183 @@
+"""``python -m recap.convert_config FILE.yaml``: a configuration of the original as an experiment here.
+
+    python -m recap.convert_config local_prod.yaml -o experiments/mine.yaml
+    python -m recap.train experiment=mine data_root=data/mine
+
+The written file is an experiment of its own, with data, model, optimizer, rates and training, and
+tells in its head what is wrong with what it was made of; that is printed, too. In a folder of your
+own, ``FOLDER/experiment/mine.yaml``, it runs with ``--config-dir FOLDER``.
+
+What the files hold is read from the configuration's ``schema_path``, or from ``--schema``; where
+there is none, features of local_prod's names have local_prod's lengths.
+
+Ends with 1, and writes nothing, where it cannot be converted; every reason is told.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import textwrap
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from recap import original_data, original_sections
+from recap.data.segdense import read_segdense
+from recap.original_findings import findings, joining_faults
+from recap.original_reading import Told, expanded, interpolated, read
+
+_DTYPES = {"float_list": "float32", "int64_list": "int64", "bytes_list": "bytes"}
+
+
+def convert(text: str, told: Told, *, schema: Path | None = None) -> dict[str, Any] | None:
+    """The experiment that the original's configuration ``text`` describes; None if it has faults.
+
+    ``schema`` is a segdense.json to take instead of the configuration's. What is to be said of it
+    is added to ``told``.
+    """
+    config = read(text, told)
+    told.faults += joining_faults(config)
+    if told.faults:
+        return None
+    described = config["train_data"]["seg_dense_schema"]
+    data = original_data.data(config, _columns(described["schema_path"], schema, told), told)
+    told.findings[:0] = findings(config)
+    embeddings = [original_data.our_name(name) for name in described["renamed_features"]]
+    choices, model, task = original_sections.model(config["model"], embeddings, told)
+    more, optimizer, schedule = original_sections.optimizer(
+        config["optimizer"], config["model"], told
+    )
+    if told.faults:
+        return None
+    told.findings.append(_to_parquet(config, described["schema_path"]))
+    defaults: list[Any] = [{"override /data": None}]
+    for choice in choices + more:
+        group, _, name = choice.partition(": ")
+        defaults.append({f"override /{group}": name})
+    return {
+        "defaults": defaults,
+        **data,
+        "training": original_sections.training(config["training"], told),
+        "task": task,
+        "model": model,
+        "optimizer": optimizer,
+        "schedule": schedule,
+    }
+
+
+def written(experiment: Mapping[str, Any], source: str, findings: list[str]) -> str:
+    """The experiment's file: its head, what was found, its values."""
+    head = ["@package _global_", f"Converted by python -m recap.convert_config from {source}."]
+    if findings:
+        head.append("What is to be said of that configuration:")
+    for finding in findings:
+        head += textwrap.wrap(
+            interpolated(finding), 96, initial_indent="- ", subsequent_indent="  ",
+            break_long_words=False, break_on_hyphens=False,
+        )  # fmt: skip
+    lines = [f"# {line}" for line in head]
+    for key, value in _plain(experiment).items():
+        block = yaml.dump({key: value}, Dumper=_Dumper, sort_keys=False, width=100)
+        lines += ["", block.rstrip()]
+    return "\n".join(lines) + "\n"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m recap.convert_config",
+        description="Turns a configuration of the original recap into an experiment file.",
+    )
+    parser.add_argument("file", type=Path, help="the original's YAML file, as it is")
+    parser.add_argument("-o", "--output", type=Path, help="file to write; else it is printed")
+    parser.add_argument("--schema", type=Path, help="segdense.json, instead of its schema_path")
+    given = parser.parse_args(arguments)
+    told = Told()
+    try:
+        experiment = convert(given.file.read_text(), told, schema=given.schema)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is no text"
+        told.faults.append(f"cannot be read: {reason}")
+        experiment = None
+    for finding in told.findings:
+        print(f"{given.file.name}: {interpolated(finding)}", file=sys.stderr)
+    if experiment is None:
+        for fault in dict.fromkeys(told.faults):
+            print(f"{given.file.name} cannot be converted: {interpolated(fault)}", file=sys.stderr)
+        return 1
+    text = written(experiment, given.file.name, told.findings)
+    if given.output is None:
+        print(text, end="")
+        return 0
+    try:
+        given.output.parent.mkdir(parents=True, exist_ok=True)
+        given.output.write_text(text)
+    except OSError as error:
+        print(f"{given.output} cannot be written: {error.strerror}", file=sys.stderr)
+        return 1
+    print(f"{given.output} is written, {len(told.findings)} things found", file=sys.stderr)
+    return 0
+
+
+def _columns(named: str, given: Path | None, told: Told) -> original_data.Columns | None:
+    """What the files hold, by segdense.json; None where the configuration's cannot be read."""
+    path = given or Path(expanded(named))
+    if given is None and not path.is_file():
+        return None
+    try:
+        features = read_segdense(path)
+    except ValueError as error:
+        told.faults += str(error).splitlines()
+        return {}
+    return {each.name: (_DTYPES[each.kind], each.length) for each in features}
+
+
+def _to_parquet(config: Mapping[str, Any], schema: str) -> str:
+    row = config["train_data"]
+    source = row["inputs"] or next(
+        f"{dates['data_root']}/**/*.gz"
+        for dates in (row["explicit_date_inputs"], row["explicit_datetime_inputs"])
+        if dates
+    )
+    return (
+        "train_data: TFRecords there, Parquet here: python -m recap.data.convert convert=tfrecord "
+        f"'convert.inputs={source}' convert.seg_dense_schema={schema} convert.target=FOLDER, then "
+        "data_root=FOLDER"
+    )
+
+
+def _plain(node: Any) -> Any:
+    if isinstance(node, Mapping):
+        return {key: _plain(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_plain(item) for item in node]
+    return node if isinstance(node, str) and "${data_root}" in node else interpolated(node)
+
+
+class _Dumper(yaml.SafeDumper):
+    """YAML without anchors, mappings and lists of plain values in one line."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        """Every value is written where it stands."""
+        return True
+
+    def represent_sequence(self, tag: str, sequence: Any, flow_style: bool | None = None) -> Any:
+        """Lists of plain values in brackets."""
+        return super().represent_sequence(tag, sequence, flow_style=_flat(sequence))
+
+    def represent_mapping(self, tag: str, mapping: Any, flow_style: bool | None = None) -> Any:
+        """Short mappings of plain values in braces."""
+        values = list(mapping.values())
+        short = _flat(values) and "_partial_" not in mapping and len(str(mapping)) < 120
+        return super().represent_mapping(tag, mapping, flow_style=short)
+
+
+def _flat(values: Any) -> bool:
+    return not any(isinstance(value, dict | list) and value for value in values)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
