@@ -1,4 +1,4 @@
-"""``python -m recap.convert_config FILE.yaml``: a configuration of the original as an experiment here.
+"""``python -m recap.convert_config FILE.yaml``: the original's configuration as an experiment.
 
     python -m recap.convert_config local_prod.yaml -o experiments/mine.yaml
     python -m recap.train experiment=mine data_root=data/mine
@@ -27,7 +27,7 @@ import yaml
 from recap import original_data, original_sections
 from recap.data.segdense import read_segdense
 from recap.original_findings import findings, joining_faults
-from recap.original_reading import Told, expanded, interpolated, read
+from recap.original_reading import Told, expanded, interpolated, read, shown
 
 _DTYPES = {"float_list": "float32", "int64_list": "int64", "bytes_list": "bytes"}
 
@@ -75,7 +75,7 @@ def written(experiment: Mapping[str, Any], source: str, findings: list[str]) -> 
         head.append("What is to be said of that configuration:")
     for finding in findings:
         head += textwrap.wrap(
-            interpolated(finding), 96, initial_indent="- ", subsequent_indent="  ",
+            shown(finding), 96, initial_indent="- ", subsequent_indent="  ",
             break_long_words=False, break_on_hyphens=False,
         )  # fmt: skip
     lines = [f"# {line}" for line in head]
@@ -103,10 +103,10 @@ def main(arguments: list[str] | None = None) -> int:
         told.faults.append(f"cannot be read: {reason}")
         experiment = None
     for finding in told.findings:
-        print(f"{given.file.name}: {interpolated(finding)}", file=sys.stderr)
+        print(f"{given.file.name}: {shown(finding)}", file=sys.stderr)
     if experiment is None:
         for fault in dict.fromkeys(told.faults):
-            print(f"{given.file.name} cannot be converted: {interpolated(fault)}", file=sys.stderr)
+            print(f"{given.file.name} cannot be converted: {shown(fault)}", file=sys.stderr)
         return 1
     text = written(experiment, given.file.name, told.findings)
     if given.output is None:
@@ -171,7 +171,8 @@ class _Dumper(yaml.SafeDumper):
     def represent_mapping(self, tag: str, mapping: Any, flow_style: bool | None = None) -> Any:
         """Short mappings of plain values in braces."""
         values = list(mapping.values())
-        short = _flat(values) and "_partial_" not in mapping and len(str(mapping)) < 120
+        short = _flat(values) and "_partial_" not in mapping and len(values) > 1
+        short = short and len(str(mapping)) < 100
         return super().represent_mapping(tag, mapping, flow_style=short)
 
 

@@ -60,6 +60,7 @@ def data(config: Row, columns: Columns | None, told: Told) -> Row:
     for name, row in config["validation_data"].items():
         place = f"validation_data.{name}"
         own = _section(row, place, root, told)
+        own = {key: value for key, value in own.items() if key not in NAMED_BY or value is not None}
         if row["seg_dense_schema"] != train["seg_dense_schema"] or set(row["tasks"]) != set(
             train["tasks"]
         ):
@@ -70,12 +71,15 @@ def data(config: Row, columns: Columns | None, told: Told) -> Row:
             own["preprocess"].setdefault(step, None)
         if row["evaluation_tasks"]:
             own["evaluation_tasks"] = [task_name(task) for task in row["evaluation_tasks"]]
-        kept = {*NAMED_BY, "tasks", "num_files_to_keep"}  # a partition's own, never the template's
+        never = {
+            "tasks": {},
+            "num_files_to_keep": None,
+        }  # filled from train_data; nor is what names
         partitions[task_name(name)] = {
-            key: value for key, value in own.items() if key in kept or value != template.get(key)
+            key: value
+            for key, value in own.items()
+            if key in NAMED_BY or value != never.get(key, template.get(key))
         }
-        if partitions[task_name(name)].get("tasks") == {}:
-            del partitions[task_name(name)]["tasks"]
     return {
         "data_root": root,
         "train_data": {"_target_": "recap.data.parquet.ParquetData", **template},
@@ -109,7 +113,7 @@ def _section(row: Row, place: str, root: str, told: Told) -> Row:
     for key, why in _WITHOUT_COUNTERPART.items():
         if row[key] not in (None, True):
             told.findings.append(f"{place}.{key}={row[key]}: no counterpart here: {why}")
-    out: Row = {}
+    out: Row = dict.fromkeys(NAMED_BY)
     if row["inputs"] is not None:
         out["inputs"] = _below(root, parquet_name(row["inputs"]))
     for key in NAMED_BY[1:]:
@@ -129,6 +133,8 @@ def _section(row: Row, place: str, root: str, told: Told) -> Row:
         "file_batch_size": row["file_batch_size"],
         "examples_shuffle_buffer_size": max(1, row["examples_shuffle_buffer_size"]),
         "interleave_num_parallel_calls": lanes,
+        "prefetch_batches": 4,
+        "evaluation_tasks": None,
     }
     known = inspect.signature(ParquetData).parameters
     for key in ("cache", "ignore_data_errors", "map_num_parallel_calls"):

@@ -71,6 +71,11 @@ def interpolated(value: Any) -> Any:
     return value
 
 
+def shown(value: Any) -> str:
+    """``value`` for a person, references to the environment as they were written."""
+    return _MARKED.sub(r"${\1}", str(value))
+
+
 def _completed(spec: Any, node: Any, path: str, told: Told) -> Any:
     """``node`` with every field that ``spec`` knows."""
     if node is None:
@@ -88,7 +93,7 @@ def _completed(spec: Any, node: Any, path: str, told: Told) -> Any:
 
 def _record(spec: Record, node: Any, path: str, told: Told) -> dict[str, Any] | None:
     if not isinstance(node, dict):
-        told.faults.append(f"{path}={_shown(node)}: must be a mapping")
+        told.faults.append(f"{path}={shown(node)}: must be a mapping")
         return None
     prefix = f"{path}." if path else ""
     for key in node:
@@ -115,7 +120,7 @@ def _record(spec: Record, node: Any, path: str, told: Told) -> dict[str, Any] | 
 def _many(spec: Many, node: Any, path: str, told: Told) -> Any:
     if not isinstance(node, dict if spec.by_name else list):
         shape = "a mapping" if spec.by_name else "a list"
-        told.faults.append(f"{path}={_shown(node)}: must be {shape}")
+        told.faults.append(f"{path}={shown(node)}: must be {shape}")
         return spec.default
     if spec.by_name:
         rows = ((expanded(str(key)), row) for key, row in node.items())
@@ -148,7 +153,7 @@ def _value(spec: Value, node: Any, path: str, told: Told) -> Any:
     fits = isinstance(node, spec.kind) and not (spec.kind is int and isinstance(node, bool))
     if not fits:
         word = _WORDS.get(spec.kind, "a mapping")
-        told.faults.append(f"{path}={_shown(node)}: must be {word}")
+        told.faults.append(f"{path}={shown(node)}: must be {word}")
         return spec.default
     if isinstance(node, float) and not math.isfinite(node):
         told.faults.append(f"{path}={node}: must be finite")
@@ -164,7 +169,3 @@ def _numbers(text: str) -> Iterator[float]:
         yield float(text)
     except ValueError:
         return
-
-
-def _shown(node: Any) -> str:
-    return interpolated(str(node)).replace("oc.env:", "")
