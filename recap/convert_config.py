@@ -24,10 +24,11 @@ from typing import Any
 
 import yaml
 
-from recap import original_data, original_sections
 from recap.data.segdense import read_segdense
-from recap.original_findings import findings, joining_faults
-from recap.original_reading import Told, expanded, interpolated, read, shown
+from recap.original import data as original_data
+from recap.original import sections
+from recap.original.findings import findings, joining_faults
+from recap.original.reading import Told, expanded, interpolated, read, shown
 
 _DTYPES = {"float_list": "float32", "int64_list": "int64", "bytes_list": "bytes"}
 
@@ -46,10 +47,8 @@ def convert(text: str, told: Told, *, schema: Path | None = None) -> dict[str, A
     data = original_data.data(config, _columns(described["schema_path"], schema, told), told)
     told.findings[:0] = findings(config)
     embeddings = [original_data.our_name(name) for name in described["renamed_features"]]
-    choices, model, task = original_sections.model(config["model"], embeddings, told)
-    more, optimizer, schedule = original_sections.optimizer(
-        config["optimizer"], config["model"], told
-    )
+    choices, model, task = sections.model(config["model"], embeddings, told)
+    more, optimizer, schedule = sections.optimizer(config["optimizer"], config["model"], told)
     if told.faults:
         return None
     told.findings.append(_to_parquet(config, described["schema_path"]))
@@ -60,7 +59,7 @@ def convert(text: str, told: Told, *, schema: Path | None = None) -> dict[str, A
     return {
         "defaults": defaults,
         **data,
-        "training": original_sections.training(config["training"], told),
+        "training": sections.training(config["training"], told),
         "task": task,
         "model": model,
         "optimizer": optimizer,

@@ -15,6 +15,7 @@ SERVICES = {"distributed", "checkpoint", "weight_files", "tracking", "console", 
 COMPOSITION = {"compose", "templates", "binding"}  # the command line: what verbs are made with
 VERBS = {"train", "warm_start", "evaluate", "check", "experiment", "joining", "sweep", "divergence"}
 VERBS |= {"report", "footprint", "plot"}  # what check says
+VERBS |= {"convert_config", "original"}
 
 # verbs that live beside the part that they run; only their command may reach out of it, see below
 COMMANDS = {Path(f"data/{name}.py") for name in ("synthetic", "convert", "statistics")}

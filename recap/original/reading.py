@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from recap.nearest import nearest
-from recap.original_config import ORIGINAL, Many, Record, Value
+from recap.original.fields import ORIGINAL, Many, Record, Value
 
 # Around the name of an environment variable until a value is written: the original replaces them in
 # the text, before there is any YAML.

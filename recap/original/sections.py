@@ -6,7 +6,7 @@ import inspect
 from typing import Any
 
 from recap.model.original_weights import EMBEDDINGS, task_name
-from recap.original_reading import Told
+from recap.original.reading import Told
 from recap.training import Training
 
 Row = dict[str, Any]

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from recap.model.original_weights import task_name
-from recap.original_config import NAMED_BY
+from recap.original.fields import NAMED_BY
 
 Row = Mapping[str, Any]
 

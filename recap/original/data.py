@@ -9,8 +9,8 @@ from typing import Any
 
 from recap.data.parquet import ParquetData
 from recap.model.original_weights import task_name
-from recap.original_config import NAMED_BY
-from recap.original_reading import Told
+from recap.original.fields import NAMED_BY
+from recap.original.reading import Told
 
 Row = dict[str, Any]
 Columns = Mapping[str, tuple[str, int]]  # column of a file → its dtype here and its length
