@@ -106,6 +106,8 @@ def _data_faults(section: str, data: ParquetData, tasks: tuple[str, ...]) -> Ite
             num_slots(sparse)
         except ValueError as error:
             yield f"{section}.seg_dense_schema.sparse.{name}: {error}"
+    if data.cache is not None and (fault := _unwritable(Path(data.cache).expanduser())):
+        yield f"{section}.cache={data.cache}: {fault}"
     try:
         sources = data.sources
     except ValueError as error:

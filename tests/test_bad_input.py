@@ -113,6 +113,47 @@ def test_an_empty_list_of_inputs_is_refused(tiny: Tiny):
     assert fault(tiny, "validation_data.valid.inputs=[]") == message
 
 
+def test_files_named_by_date_beside_inputs_are_refused_with_the_way_out(tiny: Tiny):
+    by_date = "{data_root: x, end_date: 2023-01-31, days: 7}"
+    assert fault(tiny, f"train_data.explicit_date_inputs={by_date}") == (
+        "train_data.inputs='train/*.parquet': explicit_date_inputs given too; exactly one of "
+        "inputs, explicit_date_inputs, explicit_datetime_inputs names the files: "
+        "write null for the others, as inputs=null"
+    )
+    assert fault(tiny, "validation_data.valid.inputs=null") == (
+        "validation_data.valid.inputs=null: exactly one of inputs, explicit_date_inputs, "
+        "explicit_datetime_inputs must name the files"
+    )
+
+
+def test_what_is_wrong_with_dates_is_told_by_their_key(tiny: Tiny):
+    key = "train_data.explicit_date_inputs"
+    by_date = "{data_root: ${data_root}, end_date: 31.1.2023, days: 0}"
+    assert faults(tiny, "train_data.inputs=null", f"{key}={by_date}") == [
+        f"{key}.days=0 must be 1 or more",
+        f"{key}.end_date=31.1.2023: write a day as 2023-01-31",
+    ]
+    by_date = "{data_root: ${data_root}, end_date: 2023-01-31, days: 2}"
+    assert fault(tiny, "train_data.inputs=null", f"{key}={by_date}") == (
+        f"{key}: 2 of 2 days have no *.parquet below {tiny.root}: 2023/01/30, 2023/01/31; "
+        "num_missing_days_tol=0 allows fewer"
+    )
+    by_date = "{data_root: ${data_root}, end_date: 2023-01-31, day: 2}"
+    assert faults(tiny, "train_data.inputs=null", f"{key}={by_date}") == [
+        f"{key}.day: recap.data.dates.ExplicitDateInputs takes no such key; close: days",
+        f"{key}.days: missing; recap.data.dates.ExplicitDateInputs needs it",
+    ]
+
+
+def test_a_cache_that_cannot_be_written_is_refused(tiny: Tiny):
+    (tiny.root / "file").touch()
+    assert faults(tiny, f"train_data.cache={tiny.root}/file/cache") == [
+        f"{section}.cache=file/cache: cannot be written (Not a directory); name a folder that can"
+        for section in ("train_data", "validation_data.valid")
+    ]
+    assert faults(tiny, "train_data.cache=true")[0].startswith("train_data.cache=True: must be str")
+
+
 def test_a_vocabulary_that_cannot_be_read_is_refused(tiny: Tiny):
     place = f"{SCHEMA}.sparse.video"
     found = faults(tiny, f"{place}.vocabulary=nowhere.parquet")

@@ -67,6 +67,9 @@ def open_sources(
         outcomes = list(pool.map(lambda pair: _read_footer(*pair), files))
     faults = [outcome for outcome in outcomes if isinstance(outcome, str)]
     if faults and (len(faults) > tolerated * len(files) or len(faults) == len(files)):
+        if tolerated:
+            share = f"{len(faults)} of {len(files)} files cannot be read"
+            faults.append(f"{share}, above the limit of {tolerated:.3%}")
         raise DataError("\n".join(faults))
     return [source for source in outcomes if isinstance(source, ParquetSource)], faults
 

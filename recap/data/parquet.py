@@ -9,9 +9,12 @@ from functools import cached_property
 import numpy as np
 
 from recap.batch import Batch
+from recap.data.cache import RowGroupCache, fingerprint
 from recap.data.dates import ExplicitDateInputs, ExplicitDatetimeInputs
+from recap.data.decode import dense_dtypes
 from recap.data.file_faults import file_faults
 from recap.data.files import ParquetSource, matching_files, open_sources
+from recap.data.ignored import Ignored
 from recap.data.prefetch import prefetched
 from recap.data.preprocess import BatchStep, Step, Steps
 from recap.data.sampling import SamplingRates, sampling_weights
@@ -41,6 +44,19 @@ class ParquetData:
             ranks at least as many as ranks, or some rows are read by two of them. null means 1.
         file_batch_size: files whose row groups are mixed among each other, drawn anew each epoch,
             before the next ones come; what a pass jumps between at a time. null: all files.
+        map_num_parallel_calls: threads that read and decode row groups ahead; each takes a block of
+            at least ``examples_shuffle_buffer_size`` rows. Memory holds a block for every one of
+            the interleaved places, and as many more as there are threads or places, whichever is
+            more. null: one thread for every four places, and a block ahead for each place.
+        cache: folder on local disk that keeps decoded and preprocessed row groups for later passes
+            and runs; see ``recap.data.cache``. It grows to the data set's rows times the bytes of
+            one after ``preprocess``. null: every pass decodes anew.
+        ignore_data_errors: leave out row groups that cannot be read, or hold a label that is
+            neither 0 nor 1, and files whose footer cannot be read; each is told in the log once.
+            Positions count on as if they were there: batches at their places are shorter, and
+            those of fewer than two rows are left out. false: the first one stops the run.
+        ignored_rows_limit: the share of the rows, 0 to 1, that may be left out so, and the share of
+            the files; more stops the run, or refuses it.
         prefetch_batches: batches made ready ahead of the training step.
         preprocess: steps by name, applied in the order written; a null step is left out.
         tasks: the rates at which examples of a task were kept when the files were made, by task;
@@ -57,6 +73,10 @@ class ParquetData:
     examples_shuffle_buffer_size: int = 1024
     interleave_num_parallel_calls: int | None = None
     file_batch_size: int | None = None
+    map_num_parallel_calls: int | None = None
+    cache: str | None = None
+    ignore_data_errors: bool = False
+    ignored_rows_limit: float = 0.01
     prefetch_batches: int = 4
     preprocess: Mapping[str, Step | BatchStep | None] = field(default_factory=dict)
     tasks: Mapping[str, SamplingRates] = field(default_factory=dict)
@@ -89,19 +109,32 @@ class ParquetData:
         lanes = self.interleave_num_parallel_calls
         return 1 if lanes is None else lanes
 
-    @cached_property
+    @property
     def sources(self) -> list[ParquetSource]:
         """The files, with their footers read once.
 
         Raises:
             DataError: patterns or folders without files, and damaged files; names all of them.
         """
+        return self._opened[0]
+
+    @cached_property
+    def _opened(self) -> tuple[list[ParquetSource], list[str]]:
+        """The files, and what is wrong with those that are ignored."""
         named = self.explicit_date_inputs or self.explicit_datetime_inputs
         files = matching_files(self.inputs or []) if named is None else named.files()
         if self.num_files_to_keep is not None:
             by_path = sorted(range(len(files)), key=lambda i: files[i][1])
             files = [files[i] for i in sorted(by_path[: self.num_files_to_keep])]
-        return open_sources(files)[0]
+        tolerated = self.ignored_rows_limit if self.ignore_data_errors else 0.0
+        return open_sources(files, tolerated=tolerated)
+
+    @cached_property
+    def ignored(self) -> Ignored | None:
+        """What has been left out so far; None unless ``ignore_data_errors``."""
+        if not self.ignore_data_errors:
+            return None
+        return Ignored(self.ignored_rows_limit, num_rows=self.num_rows, files=self._opened[1])
 
     def opening(self) -> ParquetData:
         """The first file alone, in one lane and without a read-ahead: for a look at its rows."""
@@ -110,8 +143,11 @@ class ParquetData:
             interleave_num_parallel_calls=None,
             examples_shuffle_buffer_size=1,
             prefetch_batches=1,
+            map_num_parallel_calls=None,
+            cache=None,
+            ignored_rows_limit=1.0,  # of one file
         )
-        vars(data)["sources"] = self.sources[:1]  # their footers are read already
+        vars(data)["_opened"] = self.sources[:1], []  # their footers are read already
         return data
 
     @property
@@ -135,9 +171,12 @@ class ParquetData:
         for name in ("global_batch_size", "examples_shuffle_buffer_size", "prefetch_batches"):
             if getattr(self, name) < 1:
                 yield f"{name}={getattr(self, name)} must be 1 or more"
-        for name in ("num_files_to_keep", "file_batch_size"):
+        for name in ("num_files_to_keep", "file_batch_size", "map_num_parallel_calls"):
             if (number := getattr(self, name)) is not None and number < 1:
-                yield f"{name}={number} must be 1 or more, or null for all files"
+                yield f"{name}={number} must be 1 or more, or null"
+        if not 0 <= self.ignored_rows_limit <= 1:
+            limit = self.ignored_rows_limit
+            yield f"ignored_rows_limit={limit} must be a share of the rows, 0 to 1"
         if batch > 0 and (lanes < 1 or batch % lanes):  # uneven shares would end epochs unevenly
             fitting = [lanes for lanes in range(1, batch + 1) if batch % lanes == 0]
             near = [n for n in fitting if n < lanes][-1:] + [n for n in fitting if n > lanes][:1]
@@ -207,9 +246,16 @@ class ParquetData:
             DataError: while iterating, when a row group cannot be read or holds a label that is
                 neither 0 nor 1; names file and row group.
         """
+        schema = self._read_for(inputs)
+        cache = None
+        if self.cache is not None:
+            types = dense_dtypes(schema, [source.schema for source in self.sources])
+            rates = self.tasks if weighted else None
+            made_by = fingerprint(schema, types, inputs, list(tasks), self.preprocess, rates)
+            cache = RowGroupCache(self.cache, made_by)
         stream = Stream(
             self.sources,
-            self._read_for(inputs),
+            schema,
             tasks,
             inputs=inputs,
             steps=self._steps,
@@ -222,6 +268,9 @@ class ParquetData:
             epochs=epochs,
             rank=rank,
             world_size=world_size,
+            threads=self.map_num_parallel_calls,
+            cache=cache,
+            ignored=self.ignored,
         )
         batches = stream.batches(position, pin_memory)
         return prefetched(batches, depth=self.prefetch_batches)

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass
 
 import numpy as np
-import pyarrow as pa
 import torch
 
 from recap.batch import Bag, Batch
-from recap.data.decode import Decoder, columns_of
-from recap.data.files import DataError, ParquetSource
-from recap.data.order import Block, Lane, Piece
+from recap.data.cache import RowGroupCache
+from recap.data.files import ParquetSource
+from recap.data.ignored import Ignored, RowGroupError
+from recap.data.order import Block, Lane
 from recap.data.preprocess import Steps
+from recap.data.row_groups import RowGroups, Weigh
 from recap.data.rows import BFLOAT16, Rows
 from recap.schema import Schema
 
-DECODED_BYTES = 8 << 20  # of a row group that are decoded at a time, before rows find their places
+FEWEST_ROWS = 2  # of a batch that lost rows: a batch norm cannot train on one
 
 
 class Stream:
@@ -32,7 +34,7 @@ class Stream:
         *,
         inputs: Collection[str] | None,
         steps: Steps,
-        weigh: Callable[[np.ndarray, Sequence[str]], np.ndarray | None] | None,
+        weigh: Weigh | None,
         batch: int,
         lanes: int,
         buffer: int,
@@ -41,6 +43,9 @@ class Stream:
         epochs: int | None,
         rank: int,
         world_size: int,
+        threads: int | None = None,
+        cache: RowGroupCache | None = None,
+        ignored: Ignored | None = None,
     ) -> None:
         """``batch`` rows of all ranks are a batch; for the others see ``ParquetData``.
 
@@ -53,15 +58,20 @@ class Stream:
                 f"global_batch_size={batch} does not divide over {world_size} ranks; "
                 f"{f'{below} and ' if below else ''}{below + world_size} do"
             )
-        self._sources = sources
         self._tasks = tuple(tasks)
         tasks = list(dict.fromkeys([*tasks, *sorted(steps.labels)]))
-        self._columns = columns_of(schema, tasks)
-        row_bytes = sum(d.width * np.dtype(d.dtype).itemsize for d in schema.dense.values())
-        row_bytes += 8 * (len(schema.sparse) + len(tasks))
-        self._decoded_rows = max(1, DECODED_BYTES // row_bytes)
-        self._decode = Decoder(schema, tasks, [source.schema for source in sources])
-        self._inputs, self._steps, self._weigh = inputs, steps, weigh
+        self._row_groups = RowGroups(
+            sources,
+            schema,
+            tasks,
+            inputs=inputs,
+            steps=steps,
+            weigh=weigh,
+            cache=cache,
+            whole=ignored is not None,
+        )
+        self._ignored, self._threads = ignored, threads
+        self._inputs, self._steps = inputs, steps
         self._batch, self._seed, self._epochs = batch, seed, epochs
         self._rows = rows = batch * steps.batch_multiplier  # that are read for a batch
         self._shares = []  # (lane, its rows per batch, the first and last of them for this rank)
@@ -85,59 +95,55 @@ class Stream:
 
     def batches(self, position: int, pin_memory: bool) -> Generator[tuple[Batch, int]]:
         """This rank's part of every batch from ``position`` on, with the position behind it."""
-        pool = ThreadPoolExecutor(1 + len(self._shares) // 4, thread_name_prefix="recap-read")
+        threads = self._threads or 1 + len(self._shares) // 4
+        ahead = 1 if self._threads is None else -(-threads // max(1, len(self._shares)))
+        pool = ThreadPoolExecutor(threads, thread_name_prefix="recap-read")
         try:
             walks = []
             for lane, quota, start, stop in self._shares:
-                walk = _Walk(lane, self._load, pool, self._epochs)
+                walk = _Walk(lane, self._load, pool, self._epochs, ahead)
                 walk.read_ahead(position * quota // self._rows + start)
                 walks.append((walk, quota, start, stop))
             while True:
-                parts = []
+                parts, wanted = [], 0
                 for walk, quota, start, stop in walks:
                     begin = position * quota // self._rows
-                    parts += walk.rows(begin + start, begin + stop)
-                if not parts:
+                    first, last = walk.within(begin + start), walk.within(begin + stop)
+                    parts += walk.rows(first, last)
+                    wanted += last - first
+                if not wanted:
                     return
-                batch = self._to_batch(self._cut(Rows.concatenate(parts), position))
-                position += self._rows
+                here, position = position, position + self._rows
+                if sum(map(len, parts)) < min(wanted, FEWEST_ROWS):
+                    continue
+                batch = self._to_batch(self._cut(Rows.concatenate(parts), here))
                 yield (batch.pin_memory() if pin_memory else batch), position
         finally:
             pool.shutdown(cancel_futures=True)
+            if self._ignored is not None:
+                self._ignored.tell()
 
-    def _load(self, block: Block) -> Rows:
+    def _load(self, block: Block) -> _Loaded:
         """The rows of a block, decoded and preprocessed, in the order in which they come out."""
-        parts = (rows for piece in block.pieces for rows in self._read(piece))
-        return Rows.gather(parts, block.permutation())
-
-    def _read(self, piece: Piece) -> Iterator[Rows]:
-        """The rows of a piece as they lie, decoded and preprocessed part by part."""
-        source = self._sources[piece.source]
-        row = 0
-        try:
-            with source.open() as file:
-                tables = file.iter_batches(
-                    self._decoded_rows,
-                    row_groups=[piece.row_group],
-                    columns=self._columns,
-                    use_threads=False,
-                )
-                for table in map(_table, tables):
-                    first, begin, row = max(row, piece.start), row, row + len(table)
-                    if first < row:
-                        part = table.slice(first - begin, min(row, piece.stop) - first)
-                        yield self._preprocess(self._decode(part, first))
-                    if row >= piece.stop:
-                        return
-                raise DataError(f"ends after {row} rows, its footer says {piece.stop} or more")
-        except (OSError, pa.ArrowException, DataError) as error:
-            raise DataError(f"{source.path}, row group {piece.row_group}: {error}") from error
-
-    def _preprocess(self, rows: Rows) -> Rows:
-        """Decoded rows with the weights of their labels as stored, after the steps on rows."""
-        if self._weigh is not None:
-            rows = replace(rows, weights=self._weigh(rows.labels, rows.tasks))
-        return self._steps.on_rows(rows, self._inputs)
+        order, ignored = block.permutation(), self._ignored
+        while True:
+            lost = [
+                ignored is not None and self._row_groups.name(p) in ignored for p in block.pieces
+            ]
+            pieces = [p for p, is_lost in zip(block.pieces, lost, strict=True) if not is_lost]
+            parts = (rows for piece in pieces for rows in self._row_groups.read(piece))
+            try:
+                if not any(lost):
+                    return _Loaded(Rows.gather(parts, order))
+                there = np.repeat(np.logical_not(lost), [p.stop - p.start for p in block.pieces])
+                number = np.cumsum(there) - 1  # of a row among those that are there
+                kept = there[order]
+                rows = Rows.gather(parts, number[order[kept]]) if pieces else None
+                return _Loaded(rows, np.concatenate([[0], np.cumsum(kept)]))
+            except RowGroupError as fault:
+                if ignored is None:
+                    raise
+                ignored.add(fault)
 
     def _cut(self, rows: Rows, position: int) -> Rows:
         """This rank's part of the batch that is made of the rows from ``position`` on."""
@@ -165,40 +171,76 @@ class Stream:
         )
 
 
-class _Walk:
-    """A lane being read in order: one block in memory, the next one on its way."""
+@dataclass(frozen=True)
+class _Loaded:
+    """A block's rows in the order in which they come out, without those that are ignored."""
 
-    def __init__(self, lane: Lane, load, pool: ThreadPoolExecutor, epochs: int | None) -> None:
-        self._lane, self._load, self._pool = lane, load, pool
+    rows: Rows | None  # None: not one is left
+    kept_before: np.ndarray | None = None  # [n + 1]: rows there before each place; None: all are
+
+    def between(self, start: int, stop: int) -> Rows | None:
+        """What is there of the rows at the places [start, stop)."""
+        if self.kept_before is not None:
+            start, stop = self.kept_before[start], self.kept_before[stop]
+        return None if self.rows is None or start == stop else self.rows.between(start, stop)
+
+
+class _Walk:
+    """A lane being read in order: one block in memory, ``ahead`` more on their way."""
+
+    def __init__(
+        self,
+        lane: Lane,
+        load: Callable[[Block], _Loaded],
+        pool: ThreadPoolExecutor,
+        epochs: int | None,
+        ahead: int,
+    ) -> None:
+        self._lane, self._load, self._pool, self._ahead = lane, load, pool, ahead
         self._end = None if epochs is None else epochs * lane.num_rows
         self._block: Block | None = None
-        self._ahead: tuple[Block, Future[Rows]] | None = None
+        self._coming: deque[tuple[Block, Future[_Loaded]]] = deque()
+        self._next = 0  # position of the first row that is not on its way
+
+    def within(self, position: int) -> int:
+        """The position, or the end of the lane's epochs where that comes before it."""
+        return position if self._end is None else min(position, self._end)
 
     def rows(self, start: int, stop: int) -> list[Rows]:
-        """The rows at the lane's positions [start, stop), as far as its epochs reach."""
-        if self._end is not None:
-            start, stop = min(start, self._end), min(stop, self._end)
+        """What is there of the rows at the lane's positions [start, stop)."""
         parts = []
         for block, begin, end in self._lane.spans(start, stop):
             if block != self._block:
                 self._enter(block)
-            parts.append(self._held.between(begin, end))
+            if (part := self._held.between(begin, end)) is not None:
+                parts.append(part)
         return parts
 
     def read_ahead(self, position: int) -> None:
-        """Has the block that holds ``position`` loaded, if the lane's epochs reach that far."""
-        self._ahead = None
-        if self._end is None or position < self._end:
-            block = self._lane.block_at(position)
-            self._ahead = block, self._pool.submit(self._load, block)
+        """Has the blocks from ``position`` on loaded, if the lane's epochs reach that far."""
+        self._coming.clear()
+        self._next = self.within(position)
+        self._fill()
+
+    def _fill(self) -> None:
+        while len(self._coming) < self._ahead and self._next != self._end:
+            block = self._lane.block_at(self._next)
+            self._coming.append((block, self._pool.submit(self._load, block)))
+            self._next = self._behind(block)
+
+    def _behind(self, block: Block) -> int:
+        return block.epoch * self._lane.num_rows + block.start + block.num_rows
 
     def _enter(self, block: Block) -> None:
-        if self._ahead is not None and self._ahead[0] == block:
-            self._held = self._ahead[1].result()
-        else:
-            self._held = self._load(block)
+        while self._coming:
+            coming, loaded = self._coming.popleft()
+            if coming == block:
+                self._held = loaded.result()
+                break
+        else:  # between this rank's rows lie those of others, which may be more than was ahead
+            self._held, self._next = self._load(block), self._behind(block)
         self._block = block
-        self.read_ahead(block.epoch * self._lane.num_rows + block.start + block.num_rows)
+        self._fill()
 
 
 def _tensor(array: np.ndarray) -> torch.Tensor:
@@ -206,7 +248,3 @@ def _tensor(array: np.ndarray) -> torch.Tensor:
     if array.dtype == BFLOAT16:
         return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
     return torch.from_numpy(array)
-
-
-def _table(batch: pa.RecordBatch) -> pa.Table:
-    return pa.Table.from_batches([batch])

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from recap.batch import Batch
-from recap.data import stream
+from recap.data import row_groups
 from recap.data.files import DataError
 from recap.data.parquet import ParquetData
 from recap.data.preprocess import TruncateAndSlice
@@ -82,7 +82,7 @@ def test_a_batch_holds_the_columns_that_the_schema_names(folder):
 def test_row_groups_that_are_decoded_in_parts_give_the_same_batches(folder, lanes, monkeypatch):
     data = data_of(folder, interleave_num_parallel_calls=lanes)
     whole = batches_of(data)
-    monkeypatch.setattr(stream, "DECODED_BYTES", 100)  # 3 rows
+    monkeypatch.setattr(row_groups, "DECODED_BYTES", 100)  # 3 rows
     for (batch, _), (expected, _) in zip(batches_of(data), whole, strict=True):
         assert all(map(torch.equal, batch.tensors(), expected.tensors()))
 
@@ -418,7 +418,7 @@ def test_a_vocabulary_of_another_kind_than_the_ids_is_refused(
 def test_a_label_that_is_neither_0_nor_1_stops_with_file_and_row_group(
     folder, label, shown, decoded_bytes, monkeypatch
 ):
-    monkeypatch.setattr(stream, "DECODED_BYTES", decoded_bytes)
+    monkeypatch.setattr(row_groups, "DECODED_BYTES", decoded_bytes)
     labels = pa.array([0, 1, 0, 1, 0, 1, 0, 1, 0, label], pa.int8())
     write(folder / "part-9.parquet", 0, 10, is_like=labels)
     expected = rf"part-9\.parquet, row group 1: label column 'is_like', row 1: {shown} is neither"

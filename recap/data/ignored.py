@@ -1,0 +1,77 @@
+"""Row groups that are left out of a data set because they cannot be read."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Sequence
+
+from recap.data.files import DataError
+
+log = logging.getLogger(__name__)
+
+
+class RowGroupError(DataError):
+    """A row group that cannot be read or decoded; the message says which and why."""
+
+    def __init__(self, path: str, row_group: int, rows: int, reason: object) -> None:
+        reason = " ".join(str(reason).split())  # Arrow's own go over several lines
+        super().__init__(f"{path}, row group {row_group}: {reason}")
+        self.row_group = (path, row_group)
+        self.rows = rows  # that its footer says it holds
+
+
+class Ignored:
+    """What is left out of one data set, each told in the log once; shared by its threads.
+
+    Args:
+        limit: the share of the data set's rows that may be left out, 0 to 1.
+        num_rows: rows of the data set, by the footers of its files.
+        files: what was wrong with files that are left out as a whole: no row of them counts.
+    """
+
+    def __init__(self, limit: float, *, num_rows: int, files: Sequence[str] = ()) -> None:
+        self.files = tuple(files)
+        self._limit, self._num_rows = limit, num_rows
+        self._faults: dict[tuple[str, int], RowGroupError] = {}
+        self._told = 0
+        self._lock = threading.Lock()
+        for fault in files:
+            log.warning("ignored: %s", fault)
+
+    @property
+    def rows(self) -> int:
+        """Rows of the row groups that are left out, as far as they have been come across."""
+        return sum(fault.rows for fault in list(self._faults.values()))
+
+    def __contains__(self, row_group: tuple[str, int]) -> bool:
+        return row_group in self._faults
+
+    def add(self, fault: RowGroupError) -> None:
+        """Leaves the row group out from here on.
+
+        Raises:
+            DataError: that is more than may be, or all there is; lists what was left out.
+        """
+        with self._lock:
+            if fault.row_group in self._faults:
+                return
+            self._faults[fault.row_group] = fault
+            log.warning("ignored: %s; it holds %d rows", fault, fault.rows)
+            if self.rows > self._limit * self._num_rows or self.rows == self._num_rows:
+                faults = "\n".join(map(str, self._faults.values()))
+                raise DataError(
+                    f"{self.summary()}, above the limit of {self._limit:.3%}:\n{faults}"
+                )
+
+    def summary(self) -> str:
+        """How much is left out, in words."""
+        share = f"{self.rows / self._num_rows:.3%}"
+        return f"ignored {len(self._faults)} row groups with {self.rows} rows, {share} of the data"
+
+    def tell(self) -> None:
+        """Logs the summary, where there is more than it said the last time."""
+        with self._lock:
+            if self.rows > self._told:
+                self._told = self.rows
+                log.warning("%s", self.summary())
