@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 DENSE_DTYPES = ("float16", "float32", "float64", "int8", "uint8", "int16", "int32", "int64", "bool")
+MANTISSA_BITS = 23  # of a float32
 BFLOAT16 = "bfloat16"  # of batches only: preprocess.downcast makes it, no file is read as it
 
 
@@ -107,13 +108,22 @@ class Schema:
     """All that recap reads of a data set; columns that are not named here are never read.
 
     ``labels`` maps task names to label columns of 0 and 1 (any number type or bool, no nulls).
+    ``mask_mantissa_features`` maps float32 inputs to how many low bits of their numbers' mantissas
+    are zeroed as they are read, 0 to 23 of 23: what a lower precision would leave of them.
     """
 
     labels: Mapping[str, str]
     dense: Mapping[str, Dense] = field(default_factory=dict)
     sparse: Mapping[str, Sparse] = field(default_factory=dict)
+    mask_mantissa_features: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if masked := [
+            fault
+            for name, bits in self.mask_mantissa_features.items()
+            if (fault := self._mask_fault(name, bits)) is not None
+        ]:
+            raise ValueError("\n".join(masked))
         if twice := self.dense.keys() & self.sparse.keys():
             raise ValueError(
                 f"inputs named twice, as dense and as sparse: {', '.join(sorted(twice))}"
@@ -123,3 +133,13 @@ class Schema:
                 "task names with dots cannot be overridden on the command line: "
                 f"{', '.join(dotted)}; keep the dots in the column's name"
             )
+
+    def _mask_fault(self, name: str, bits: int) -> str | None:
+        place = f"mask_mantissa_features.{name}={bits}"
+        if name not in self.dense:
+            return f"{place}: there is no such input; dense inputs are {', '.join(self.dense)}"
+        if self.dense[name].dtype != "float32":
+            return f"{place}: the input is {self.dense[name].dtype}; only float32 is masked"
+        if not 0 <= bits <= MANTISSA_BITS:
+            return f"{place} must lie in 0 … {MANTISSA_BITS}, the bits of a float32's mantissa"
+        return None

@@ -242,6 +242,33 @@ def test_missing_files_of_data_and_of_a_mask_are_refused_together(tiny: Tiny):
     assert any(line.startswith("train_data.inputs: ") for line in found)
 
 
+def test_a_column_that_neither_model_nor_steps_read_need_not_be_in_the_files(tiny: Tiny):
+    absent = "{_target_: recap.schema.Dense, column: nowhere, length: 1, dtype: int64}"
+    given = f"+train_data.seg_dense_schema.dense.served={absent}"
+    prepare(tiny.config(given))
+    step = (
+        "{_target_: recap.data.preprocess.RectifyLabels, served_timestamp_field: served, "
+        "impressed_timestamp_field: served, label_to_engaged_timestamp_field: {like: served}}"
+    )
+    found = faults(tiny, given, f"+train_data.preprocess.rectify_labels={step}")
+    assert found
+    assert all("column 'nowhere' of input served is missing" in line for line in found)
+
+
+def test_what_is_wrong_with_a_step_is_told_with_its_key(tiny: Tiny):
+    steps = [
+        "downcast={_target_: recap.data.preprocess.Downcast, features: {binry: bool}}",
+        "downsample={_target_: recap.data.preprocess.DownsampleNegatives, batch_multiplier: 0, "
+        "engagements_list: [like]}",
+    ]
+    assert faults(tiny, f"+train_data.preprocess.{steps[0]}")[0] == (
+        "train_data.preprocess.downcast.features.binry: there is no such dense input; close: binary"
+    )
+    assert faults(tiny, f"+train_data.preprocess.{steps[1]}")[0] == (
+        "train_data.preprocess.downsample.batch_multiplier=0 must be 1 or more"
+    )
+
+
 @pytest.mark.parametrize("where", ["train_data", "validation_data.valid"])
 def test_sampling_rates_that_cannot_be_are_refused(tiny: Tiny, where: str):
     row = "{pos_downsampling_rate: 2.0, neg_downsampling_rate: 0.0}"

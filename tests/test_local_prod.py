@@ -151,12 +151,15 @@ def test_schema(cfg: dict[str, Any]):
         "author_embedding": (f"original_author.timelines.{author}.{author}", 200),
         "user_embedding": (f"user.timelines.{follow}.{follow}", 200),
         "user_eng_embedding": (f"user.timelines.{engagement}.{engagement}", 200),
+        "author_id": ("meta.author_id", 1),
+        "user_id": ("meta.user_id", 1),
+        "tweet_id": ("meta.tweet_id", 1),
     }
     assert {name: group["dtype"] for name, group in dense.items()} == {
         **dict.fromkeys(dense, "float32"),
-        "binary": "int64",
-        "discrete": "int64",
+        **dict.fromkeys(["binary", "discrete", "author_id", "user_id", "tweet_id"], "int64"),
     }
+    assert schema["mask_mantissa_features"] == {}
     assert schema["labels"] == {
         task: f"recap.engagement.{task}" for task in sorted([*TASKS, *LABELS_WITHOUT_TOWER])
     }

@@ -52,14 +52,17 @@ class Decoder:
         for t, task in enumerate(self.tasks):
             labels[:, t] = _label(table, self.schema.labels[task], first_row)
         return Rows(
-            {
-                name: _dense(table, dense, first_row).astype(self._dtypes[name], copy=False)
-                for name, dense in self.schema.dense.items()
-            },
+            {name: self._dense(table, name, first_row) for name in self.schema.dense},
             {name: self._bags(table, name) for name in self.schema.sparse},
             self.tasks,
             labels,
         )
+
+    def _dense(self, table: pa.Table, name: str, first_row: int) -> np.ndarray:
+        numbers = _dense(table, self.schema.dense[name], first_row)
+        numbers = numbers.astype(self._dtypes[name], copy=False)
+        bits = self.schema.mask_mantissa_features.get(name)
+        return numbers if bits is None else mantissa_masked(numbers, bits)
 
     def _bags(self, table: pa.Table, name: str) -> tuple[np.ndarray, np.ndarray]:
         sparse = self.schema.sparse[name]
@@ -74,6 +77,17 @@ class Decoder:
         if ids.type != vocabulary.type:
             ids = _cast_ids(ids, vocabulary.type, sparse.column)
         return _numpy(pc.fill_null(pc.index_in(ids, vocabulary), -1)).astype(np.int64) + 1, offsets
+
+
+def mantissa_masked(numbers: np.ndarray, bits: int) -> np.ndarray:
+    """As float32, with the low ``bits`` of the mantissas 0; what is not finite stays as it is."""
+    with np.errstate(over="ignore"):  # a file may hold float64
+        single = np.ascontiguousarray(numbers, np.float32)
+    kept = single.view(np.uint32) & np.uint32(0xFFFFFFFF << bits & 0xFFFFFFFF)
+    masked = kept.view(np.float32)
+    if (nan := np.isnan(single)).any():  # with its mantissa zeroed it would be an infinity
+        masked[nan] = single[nan]
+    return masked
 
 
 def num_slots(sparse: Sparse) -> int:

@@ -16,11 +16,12 @@ BLOCK_ROWS = 256  # rows are drawn in blocks, each from its own random streams
 NUM_FACTORS = 6
 LOADING = 0.6  # correlation of a column's normal score with its factor
 NULL_SHARE = 0.03
+NUM_IDS = 100_000  # of a dense group that holds ids: few enough to come again
 
 _QUANTILES = [NormalDist().inv_cdf((n + 0.5) / 65536) for n in range(65536)]
 _NOISE = np.array(_QUANTILES, np.float32) * np.float32(np.sqrt(1 - LOADING**2))
 
-DENSE_KINDS = ("heavy_tailed", "normal", "count", "binary")
+DENSE_KINDS = ("heavy_tailed", "normal", "count", "binary", "id")
 SPARSE_KINDS = ("integer", "string", "integer_list", "string_list")
 
 
@@ -67,6 +68,7 @@ class DenseGroup:
         usable = np.ones(length, bool) if dense.column is not None else np.array(new)
         if dense.column is not None and not new[0]:
             usable[:] = False
+        usable &= self.kind != "id"
         for j in np.flatnonzero(usable[: self._informative]):
             counts[j, factor[j]] = self._sign[j]
         self._weights = counts / np.maximum(np.abs(counts).sum(axis=0), 1)
@@ -91,6 +93,8 @@ class DenseGroup:
             bits &= np.negative(kept.view(np.int8))
         elif self.kind == "count":
             values = np.floor(np.expm1(np.maximum(score, 0.0)))
+        elif self.kind == "id":
+            values = random.integers(0, NUM_IDS, score.shape)
         elif self.kind == "binary":
             values = score > self._threshold[part]
         else:
@@ -204,7 +208,7 @@ def _dense_kind(name: str, dense: Dense) -> str:
     if dense.dtype == "bool" or name.startswith("binary"):
         return "binary"
     if "int" in dense.dtype:
-        return "count"
+        return "id" if name.endswith("_id") else "count"
     return "normal" if name.endswith("embedding") else "heavy_tailed"
 
 

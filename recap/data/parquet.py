@@ -158,7 +158,7 @@ class ParquetData:
     @cached_property
     def schema(self) -> Schema:
         """The schema of the batches, after preprocessing: what a model is built for."""
-        return self._steps.schema(self.seg_dense_schema)
+        return self._steps.schema(replace(self.seg_dense_schema, mask_mantissa_features={}))
 
     @property
     def rows_per_batch(self) -> int:
@@ -297,8 +297,10 @@ class ParquetData:
         if inputs is None:
             return schema
         dense = {*inputs, *self._steps.reads}
+        masks = schema.mask_mantissa_features
         return replace(
             schema,
             dense={name: group for name, group in schema.dense.items() if name in dense},
             sparse={name: sparse for name, sparse in schema.sparse.items() if name in inputs},
+            mask_mantissa_features={name: masks[name] for name in masks if name in dense},
         )

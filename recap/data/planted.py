@@ -40,11 +40,11 @@ class Planted:
     ``rates`` are the tasks' shares of positives, ``default_rate`` that of every other task.
     ``informative`` is the share (0 to 1) of each dense group's columns, from the first on and at
     least 8, that the labels depend on. ``kinds`` says what an input holds: ``heavy_tailed``
-    (signed, many zeros), ``normal``, ``count`` or ``binary`` for a dense group; ``integer``,
-    ``string``, ``integer_list`` or ``string_list`` for a sparse one. Without it a dense group is
-    binary if bool or named binary…, count if an integer, normal if named …embedding, else
-    heavy_tailed; a sparse one holds integers, or strings if it has a separator or a vocabulary of
-    strings.
+    (signed, many zeros), ``normal``, ``count``, ``binary`` or ``id`` (labels do not depend on it)
+    for a dense group; ``integer``, ``string``, ``integer_list`` or ``string_list`` for a sparse
+    one. Without it a dense group is binary if bool or named binary…, id if an integer named …_id,
+    count if any other integer, normal if named …embedding, else heavy_tailed; a sparse one holds
+    integers, or strings if it has a separator or a vocabulary of strings.
 
     A column that several inputs read is drawn once, for the first of them.
     """

@@ -231,7 +231,7 @@ def test_all_faults_come_at_once(tmp_path):
         "rates: no task is named 'clik'; close: click",
         "rates.like=1.0: a share of positives lies between 0 and 1",
         "informative=0.0: the share of columns is above 0 and at most 1",
-        "kinds.binary='string' is not one of heavy_tailed, normal, count, binary",
+        "kinds.binary='string' is not one of heavy_tailed, normal, count, binary, id",
         "kinds: no input is named 'continous'; close: continuous",
     ]
 
@@ -261,3 +261,16 @@ def test_more_files_than_rows_are_refused(tmp_path):
 def test_an_unknown_compression_is_refused(tmp_path):
     with pytest.raises(ValueError, match="compression='lz5' is not one of lz4, zstd, none"):
         write_synthetic(SMALL, tmp_path, rows=2, compression="lz5")
+
+
+def test_labels_do_not_depend_on_a_dense_group_of_ids(tmp_path):
+    dense = {"continuous": Dense(column="c", length=8)}
+    ids = {"user_id": Dense(column="u", length=1, dtype="int64")}
+    for name, groups in (("without", dense), ("with", dense | ids)):
+        write_synthetic(Schema(labels={"a": "y"}, dense=groups), tmp_path / name, rows=300)
+    without, with_ids = (
+        pq.read_table(tmp_path / name / "part-00000.parquet") for name in ("without", "with")
+    )
+    assert with_ids.select(["c", "y"]).equals(without.select(["c", "y"]))
+    numbers = np.frombuffer(with_ids["u"].combine_chunks().buffers()[1], np.int64)
+    assert len(set(numbers.tolist())) > 280
