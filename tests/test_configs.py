@@ -107,7 +107,7 @@ def test_every_choice_works_with_the_other_experiment_too(group: str):
         ),
         (
             "+schedule.towers.like.peak=3",
-            "schedule.towers.like.peak: no curve has such a number; close: ",
+            "schedule.towers.like.peak: no curve has such a number; there is ",
         ),
     ],
 )

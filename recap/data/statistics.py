@@ -22,7 +22,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 
 from recap.data.files import DataError
 from recap.data.moments import Moments
@@ -59,13 +58,11 @@ def log1p_abs(numbers: np.ndarray) -> np.ndarray:
     return np.copysign(np.log1p(np.abs(numbers)), numbers)
 
 
-def statistics_of(
-    data: ParquetData, *, tasks: Sequence[str] = (), inputs: Collection[str] | None = None
-) -> Statistics:
-    """Of the dense inputs of ``data`` after its preprocessing, every row read once as it lies.
+def statistics_of(data: ParquetData, *, inputs: Collection[str] | None = None) -> Statistics:
+    """Of the dense inputs of ``data`` after its preprocessing, every row that it leaves once.
 
     Memory holds what a stream of batches does and a few numbers per column. ``inputs``: None means
-    all dense ones. ``tasks`` are those whose labels the preprocessing goes by.
+    all dense ones.
 
     Raises:
         ValueError: an input that is no dense one, or nothing to read.
@@ -80,14 +77,12 @@ def statistics_of(
     if not chosen:
         raise ValueError("inputs: there is no dense input to count")
     found: dict[str, Columns] = {}
-    batches = data.batches(tasks=tasks, inputs=chosen, shuffle_seed=None, epochs=1)
+    batches = data.batches(tasks=(), inputs=chosen, shuffle_seed=None, epochs=1)
     with closing(batches):
         for batch, _ in batches:
             for name in chosen:
-                numbers = batch.dense[name]
-                if numbers.dtype == torch.bfloat16:  # no type of numpy's
-                    numbers = numbers.float()
-                columns = Columns.of(numbers.numpy())
+                # a float64 tensor first: numpy has no bfloat16
+                columns = Columns.of(batch.dense[name].double().numpy())
                 found[name] = found[name].merge(columns) if name in found else columns
     return found
 
@@ -96,7 +91,7 @@ def merged(parts: Iterable[Statistics]) -> Statistics:
     """Of the rows of all ``parts`` together.
 
     Raises:
-        ValueError: they are not of the same inputs and widths.
+        ValueError: there are none, or they are not of the same inputs and widths.
     """
     whole: dict[str, Columns] = {}
     for part in parts:
@@ -106,6 +101,8 @@ def merged(parts: Iterable[Statistics]) -> Statistics:
                 "make them with the same schema and preprocessing"
             )
         whole = {name: whole[name].merge(c) if whole else c for name, c in part.items()}
+    if not whole:
+        raise ValueError("merge=[] must name at least one file of statistics")
     return whole
 
 
@@ -197,19 +194,19 @@ def _write(cfg: Any) -> None:
 
     settings: dict[str, Any] = OmegaConf.to_container(cfg.statistics, resolve=True)  # pyright: ignore[reportAssignmentType]
     try:
-        if settings["merge"] is not None:
-            statistics = merged(read_statistics(path) for path in _listed(settings["merge"]))
+        if (parts := _listed(settings["merge"])) is not None:
+            statistics = merged(read_statistics(path) for path in parts)
         else:
-            data, tasks = _data(cfg)
-            statistics = statistics_of(data, tasks=tasks, inputs=_listed(settings["inputs"]))
+            inputs = _listed(settings["inputs"])
+            statistics = statistics_of(_data(cfg, inputs), inputs=inputs)
     except ValueError as error:
         raise Refused(str(error).splitlines()) from error
     write_statistics(statistics, settings["target"])
     print(f"{summary(statistics)}\nwritten to {settings['target']}")
 
 
-def _data(cfg: Any) -> tuple[ParquetData, tuple[str, ...]]:
-    """``train_data`` as it is composed, and the model's tasks that it has labels of."""
+def _data(cfg: Any, inputs: list[str] | None) -> ParquetData:
+    """``train_data`` as it is composed, whose files hold these inputs."""
     from hydra.errors import InstantiationException
     from hydra.utils import instantiate
     from omegaconf import OmegaConf
@@ -224,10 +221,9 @@ def _data(cfg: Any) -> tuple[ParquetData, tuple[str, ...]]:
         data: ParquetData = instantiate(OmegaConf.create(plain), _convert_="object")
     except InstantiationException as error:
         raise Refused(f"train_data: {error.__cause__ or error}".splitlines()) from error
-    tasks = tuple(task for task in cfg.model.tasks if task in data.seg_dense_schema.labels)
-    if faults := data.faults(tasks, _listed(cfg.statistics.inputs)):
+    if faults := data.faults((), inputs):
         raise Refused(faults)
-    return data, tasks
+    return data
 
 
 def _listed(names: str | Sequence[str] | None) -> list[str] | None:

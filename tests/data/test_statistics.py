@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from hydra.errors import CompactHydraException
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,7 +15,7 @@ from tiny import Tiny
 from recap.data.files import DataError
 from recap.data.moments import Moments
 from recap.data.parquet import ParquetData
-from recap.data.preprocess import TruncateAndSlice
+from recap.data.preprocess import Downcast, DownsampleNegatives, TruncateAndSlice
 from recap.data.statistics import (
     _write,
     log1p_abs,
@@ -113,6 +114,7 @@ def data_of(folder, numbers: np.ndarray, more: np.ndarray, **settings) -> Parque
     table = {
         "c": pa.FixedSizeListArray.from_arrays(pa.array(numbers.ravel()), 4),
         "d": pa.FixedSizeListArray.from_arrays(pa.array(more.ravel()), 2),
+        "is_like": pa.array(np.arange(len(numbers)) % 3 == 0),
     }
     pq.write_table(pa.table(table), folder / "part.parquet", row_group_size=7)
     schema = Schema(
@@ -151,6 +153,22 @@ def test_columns_are_those_that_preprocessing_leaves(tmp_path, numbers, more):
     steps = {"truncate": TruncateAndSlice(continuous_feature_truncation=2)}
     found = statistics_of(data_of(tmp_path, numbers, more, preprocess=steps))
     assert_is_numpys(found["continuous"].raw, numbers[:, :2])
+
+
+def test_columns_may_be_of_a_type_that_numpy_lacks(tmp_path, numbers, more):
+    steps = {"downcast": Downcast(features={"continuous": "bfloat16"})}
+    small = np.clip(numbers, -100, 100)
+    found = statistics_of(data_of(tmp_path, small, more, preprocess=steps))
+    rounded = torch.from_numpy(small).bfloat16().double().numpy()
+    assert_is_numpys(found["continuous"].raw, rounded)
+
+
+def test_rows_are_those_that_preprocessing_leaves(tmp_path, numbers, more):
+    step = DownsampleNegatives(batch_multiplier=2, engagements_list=["like"])
+    data = data_of(tmp_path, numbers, more, preprocess={"downsample": step})
+    found = statistics_of(data)
+    # of 16, 16, 16 and the last 2 rows read, 8, 8, 8 and 2 stay
+    assert found["discrete"].raw.count.tolist() == [26, 26]
 
 
 def test_inputs_can_be_named(tmp_path, numbers, more):
@@ -255,6 +273,7 @@ def test_the_command_merges_what_it_wrote_for_parts(tiny: Tiny):
         ("train_data.seg_dense_schema.dense.continuous.column=x", "column 'x'"),
         ("statistics.inputs=[video]", "no dense input video; there is continuous, binary"),
         ("statistics.merge=[/nowhere/x.parquet]", "/nowhere/x.parquet: "),
+        ("statistics.merge=[]", r"merge=\[\] must name at least one file"),
     ],
 )
 def test_the_command_refuses_what_cannot_be_read(tiny: Tiny, override: str, message: str):
