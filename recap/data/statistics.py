@@ -13,7 +13,7 @@ that a model reads: after the preprocessing.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -193,6 +193,8 @@ def _write(cfg: Any) -> None:
     from recap.compose import Refused
 
     settings: dict[str, Any] = OmegaConf.to_container(cfg.statistics, resolve=True)  # pyright: ignore[reportAssignmentType]
+    if faults := list(_setting_faults(settings)):
+        raise Refused(faults)
     try:
         if (parts := _listed(settings["merge"])) is not None:
             statistics = merged(read_statistics(path) for path in parts)
@@ -205,6 +207,16 @@ def _write(cfg: Any) -> None:
     print(f"{summary(statistics)}\nwritten to {settings['target']}")
 
 
+def _setting_faults(settings: Mapping[str, Any]) -> Iterator[str]:
+    if not isinstance(settings["target"], str):
+        yield f"statistics.target={settings['target']!r}: must be the path of the file to write"
+    for key in ("inputs", "merge"):
+        value = settings[key]
+        names = value if isinstance(value, list) else [value]
+        if value is not None and not all(isinstance(name, str) for name in names):
+            yield f"statistics.{key}={value!r}: must be null, a name or a list of names"
+
+
 def _data(cfg: Any, inputs: list[str] | None) -> ParquetData:
     """``train_data`` as it is composed, whose files hold these inputs."""
     from hydra.errors import InstantiationException
@@ -214,6 +226,8 @@ def _data(cfg: Any, inputs: list[str] | None) -> ParquetData:
     from recap.binding import binding_faults, completed
     from recap.compose import Refused
 
+    if not OmegaConf.is_dict(cfg.train_data):
+        raise Refused([f"train_data={cfg.train_data}: must be a mapping, {{_target_: …}}"])
     plain = completed(OmegaConf.to_container(cfg.train_data, resolve=True))
     if faults := list(binding_faults(plain, "train_data")):
         raise Refused(faults)

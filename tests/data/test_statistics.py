@@ -273,6 +273,10 @@ def test_the_command_merges_what_it_wrote_for_parts(tiny: Tiny):
         ("train_data.seg_dense_schema.dense.continuous.column=x", "column 'x'"),
         ("statistics.inputs=[video]", "no dense input video; there is continuous, binary"),
         ("statistics.merge=[/nowhere/x.parquet]", "/nowhere/x.parquet: "),
+        ("statistics.merge=3", r"statistics\.merge=3: must be null, a name or a list of names"),
+        ("statistics.inputs=[3]", r"statistics\.inputs=\[3\]: must be null, a name or a list"),
+        ("statistics.target=null", r"statistics\.target=None: must be the path of the file to w"),
+        ("train_data=null", "train_data=None: must be a mapping"),
         ("statistics.merge=[]", r"merge=\[\] must name at least one file"),
     ],
 )
