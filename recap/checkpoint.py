@@ -86,6 +86,11 @@ def latest(save_dir: Path) -> Path | None:
     return (_all(save_dir) or [None])[-1]
 
 
+def by_step(save_dir: Path) -> dict[int, Path]:
+    """The whole checkpoints of a run by their step, oldest first."""
+    return {int(path.name.removeprefix("step-")): path for path in _all(save_dir)}
+
+
 def find(path: Path) -> Path:
     """The checkpoint that ``path`` names: the folder of a checkpoint, or of a run for its newest.
 

@@ -22,6 +22,7 @@ from hydra.errors import CompactHydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from recap.nearest import nearest
+from recap.run_config import read_config
 from recap.templates import SCHEDULE, fill_templates
 
 _HERE = Path(__file__).resolve().parent
@@ -54,6 +55,8 @@ class Composer(ConfigLoaderImpl):
     """Hydra's config loader; see the module's docstring for what it adds."""
 
     _composed: DictConfig = OmegaConf.create()
+    _run: str | None = None  # folder of the run that a primary config composes on
+    _asked: frozenset[str] = frozenset()  # what such a primary config asks beside it
     _referred: frozenset[str] = frozenset()  # sections that the files' values refer to
     _sweep_dir: str | None = None
     _swept: list[str] | None = None  # what tells a sweep's job from the others
@@ -62,6 +65,7 @@ class Composer(ConfigLoaderImpl):
         no_choices = [override for override in overrides if self._is_no_choice(override)]
         faults = [f"{override}: {self._choose(override)}" for override in no_choices]
         overrides = [override for override in overrides if override not in no_choices]
+        self._run = _value("run", overrides)
         while True:  # an override that is refused is set aside, so that all faults come at once
             try:
                 cfg = super()._load_configuration_impl(config_name, overrides, *args, **kwargs)
@@ -83,12 +87,26 @@ class Composer(ConfigLoaderImpl):
 
     def _compose_config_from_defaults_list(self, defaults, repo) -> DictConfig:
         cfg = super()._compose_config_from_defaults_list(defaults, repo)
+        # not `in`, which leaves out what is missing, ???
+        if self._run is not None and cfg._get_node("run") is not None:
+            self._asked = frozenset(str(key) for key in cfg)
+            cfg = self._on_the_runs_own(cfg, Path(self._run))
         for default in defaults:
             self._set_aside(cfg, default, repo)
         fill_templates(cfg)
         self._composed = cfg
         self._referred = _referred_sections(cfg)
         return cfg
+
+    def _on_the_runs_own(self, cfg: DictConfig, run_dir: Path) -> DictConfig:
+        """The config that a run keeps in its folder, with the sections of ``cfg`` for its own."""
+        try:
+            kept = read_config(run_dir.absolute())
+        except ValueError as error:
+            raise Refused([str(error)]) from error
+        for key in cfg:
+            kept.pop(key, None)
+        return OmegaConf.unsafe_merge(kept, cfg)
 
     def _set_aside(self, cfg: DictConfig, default: ResultDefault, repo: Any) -> None:
         """Takes out of ``cfg`` what only other choices of the default's group know."""
@@ -155,7 +173,7 @@ class Composer(ConfigLoaderImpl):
         known = [*SECTIONS, *TEMPLATES]
         referred = self._referred | _referred_sections(cfg)
         for name in (str(name) for name in cfg):
-            if name not in {*known, *referred, "hydra", config_name}:
+            if name not in {*known, *referred, *self._asked, "hydra", config_name}:
                 faults.append(f"{name}: nothing reads this section; {nearest(name, known)}")
         if "schedule" in cfg:
             plain: Any = OmegaConf.to_container(cfg.schedule, resolve=False)
@@ -166,6 +184,8 @@ class Composer(ConfigLoaderImpl):
         text = str(error).strip()
         if match := re.search(r"Could not override '([^']+)'", text):
             key = getattr(error.__cause__, "full_key", None) or match[1]
+            if self._asked and key in self._groups():
+                return f"{key}: the run's choice stands; its values are overridden one by one"
             if "/" in key:
                 return f"{key}: there is no such group; {nearest(key, self._groups())}"
             close = nearest(key, _dotted_keys(self._composed) + self._groups())
@@ -218,6 +238,13 @@ def run_name(overrides: Sequence[str], swept: Sequence[str] = ()) -> str:
     if name != whole:
         name = f"{name}-{hashlib.sha256(whole.encode()).hexdigest()[:8]}"
     return name
+
+
+def _value(key: str, overrides: Sequence[str]) -> str | None:
+    """The text that an override gives to ``key``, None without one."""
+    given = [override for override in overrides if override.startswith(f"{key}=")]
+    value = OverridesParser.create().parse_override(given[-1]).value() if given else None
+    return None if value is None else str(value)
 
 
 def _is_about(override: str, error: Exception) -> bool:

@@ -1,4 +1,7 @@
-"""Evaluation of a ranker over named partitions of data."""
+"""Evaluation of a ranker over named partitions of data.
+
+``python -m recap.evaluate`` is the command of ``recap.evaluator``.
+"""
 
 from __future__ import annotations
 
@@ -116,3 +119,9 @@ def shown(results: Results) -> Results:
                 for metric in columns
             }
     return rows
+
+
+if __name__ == "__main__":
+    from recap.evaluator import main
+
+    main()

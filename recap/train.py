@@ -30,8 +30,10 @@ from recap.divergence import LossWindow, refuse_divergence
 from recap.evaluate import Results, evaluate, flat, objective, shown
 from recap.experiment import Experiment, prepare
 from recap.optimizer import set_learning_rates
+from recap.run_config import write_config
 from recap.signals import Stopped, stop_signals
 from recap.tracking import Run
+from recap.tracking.provenance import without_passwords
 from recap.warm_start import initial_weights
 from recap.weight_files import WeightFileError
 
@@ -65,6 +67,7 @@ def _train(experiment: Experiment, cfg: DictConfig) -> float | None:
     training, ranker = experiment.training, experiment.ranker
     torch.backends.cuda.matmul.allow_tf32 = training.tf32
     at = _start(experiment)
+    write_config(experiment.save_dir, without_passwords(OmegaConf.to_yaml(cfg)))
     log.info(
         "%s: %d tasks, %s parameters on %s, %s rows in %d files, steps %d to %d",
         experiment.save_dir,
@@ -119,7 +122,7 @@ def fit(experiment: Experiment, run: Run, progress: Progress, at: Place) -> Resu
     ):
         while True:
             # behind the save, and first after a restart: what ends it costs no step and no metric
-            if due(training.eval_log_every_n) and not stop:
+            if training.evaluates_at(at.step) and not stop:
                 with progress.aside():
                     results = evaluate(ranker, experiment.validation_data, training, signals)
                 run.log(at.step, flat(results))
@@ -140,7 +143,8 @@ def fit(experiment: Experiment, run: Run, progress: Progress, at: Place) -> Resu
             progress.advance(training.micro_batches * experiment.train_data.global_batch_size)
 
             stop = bool(signals)
-            log_due, evaluate_due = due(training.train_log_every_n), due(training.eval_log_every_n)
+            log_due = due(training.train_log_every_n)
+            evaluate_due = training.evaluates_at(at.step)
             save_due = due(training.checkpoint_every_n) or stop
             if log_due or evaluate_due or save_due:
                 losses = window.close(at.step, rates, experiment.save_dir)

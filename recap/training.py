@@ -22,6 +22,7 @@ class Training:
     checkpoint_max_to_keep: int | None = None
     train_log_every_n: int = 1000
     eval_log_every_n: int = 5000
+    eval_timeout_in_s: float = 3600
     initial_checkpoint_dir: str | None = None
     gradient_accumulation: int | None = None
     gradient_clip_norm: float | None = None
@@ -50,6 +51,8 @@ class Training:
         ]
         if self.num_eval_steps == 0:
             faults.append("num_eval_steps=0 would evaluate nothing; below 0 is the whole partition")
+        if not self.eval_timeout_in_s >= 0:
+            faults.append(f"eval_timeout_in_s={self.eval_timeout_in_s} must be 0 or more")
         if self.gradient_clip_norm is not None and not self.gradient_clip_norm > 0:
             faults.append(f"gradient_clip_norm={self.gradient_clip_norm} must be above 0")
         if fault := self._device_fault():
@@ -79,6 +82,11 @@ class Training:
     def micro_batches(self) -> int:
         """Batches whose gradients are averaged into one update."""
         return self.gradient_accumulation or 1
+
+    def evaluates_at(self, step: int) -> bool:
+        """Whether training evaluates after so many steps."""
+        last = step >= self.num_train_steps
+        return last or (step > 0 and step % self.eval_log_every_n == 0)
 
     def autocast(self) -> torch.autocast:
         """Context in which the forward pass runs."""

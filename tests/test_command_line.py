@@ -73,6 +73,13 @@ def test_all_that_is_misspelt_is_refused_without_a_trace(tmp_path: Path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_help_says_how_a_run_is_evaluated(tmp_path: Path):
+    done = command("recap.evaluate", "--help", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("Evaluates the checkpoints of a run")
+    assert done.stdout.count("  python -m recap.evaluate run=") == 2
+
+
 @pytest.mark.parametrize(
     ("module", "says"),
     [

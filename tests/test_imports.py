@@ -12,8 +12,10 @@ MODULES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.py"))
 VOCABULARY = {"schema", "batch", "nearest"}
 PARTS = {"data", "model", "optimizer", "schedule", "loss", "metrics", "training"}
 SERVICES = {"distributed", "checkpoint", "weight_files", "tracking", "console", "signals"}
-COMPOSITION = {"compose", "templates", "binding"}  # the command line: what verbs are made with
+# the command line: what verbs are made with
+COMPOSITION = {"compose", "templates", "run_config", "binding"}
 VERBS = {"train", "warm_start", "evaluate", "check", "experiment", "joining", "sweep", "divergence"}
+VERBS |= {"evaluator"}  # the command of evaluate
 VERBS |= {"report", "footprint", "plot"}  # what check says
 VERBS |= {"convert_config", "original"}
 
@@ -74,7 +76,7 @@ def below(here: str) -> set[str]:
     if here in PARTS | SERVICES:
         return VOCABULARY | {here}
     if here in COMPOSITION:
-        return VOCABULARY | ({"templates"} if here == "compose" else set())
+        return VOCABULARY | ({"templates", "run_config"} if here == "compose" else set())
     return set()
 
 

@@ -48,6 +48,7 @@ def test_training(cfg: dict[str, Any]):
     assert training["checkpoint_every_n"] == 5
     assert training["checkpoint_max_to_keep"] is None
     assert (training["train_log_every_n"], training["eval_log_every_n"]) == (1, 1)
+    assert training["eval_timeout_in_s"] == 7200
     assert training["initial_checkpoint_dir"] is None
     assert training["gradient_accumulation"] is None
 

@@ -140,6 +140,10 @@ class FileTracker(NoTracker):
         """The run of the directory."""
         return FileRun(run_dir / "logged.jsonl")
 
+    def join(self, run_dir: Path) -> FileRun:
+        """The run of the directory."""
+        return FileRun(run_dir / "logged.jsonl")
+
 
 class FileRun(NoRun):
     """A run recorded line by line."""

@@ -84,6 +84,14 @@ class Tracker(Protocol):
         """
         ...
 
+    def join(self, run_dir: Path) -> Run:
+        """The run recorded for ``run_dir``, to add metrics beside the process that it belongs to.
+
+        What the run has already of a name and step stands; the run's outcome and facts are left to
+        the other process.
+        """
+        ...
+
     def open_sweep(
         self, sweep_dir: Path, *, overrides: Sequence[str] = (), config_yaml: str = ""
     ) -> None:
@@ -136,6 +144,10 @@ class NoTracker:
         parent: Path | None = None,
         resume_step: int = 0,
     ) -> Run:
+        """A run that is not recorded."""
+        return NoRun()
+
+    def join(self, run_dir: Path) -> Run:
         """A run that is not recorded."""
         return NoRun()
 

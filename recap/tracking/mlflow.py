@@ -98,6 +98,25 @@ class MlflowTracker:
             sample_every_s=self.sample_every_s if self.system_metrics else None,
         )
 
+    def join(self, run_dir: Path) -> MlflowRun:
+        """The run recorded for ``run_dir``; see ``recap.tracking.Tracker``.
+
+        Raises:
+            ConnectionError: the store does not answer.
+            ValueError: the store has no run of this directory.
+        """
+        uri, run_dir = self.store(), Path(run_dir).absolute()
+        with _explained(uri):
+            run_id = read_run_id(run_dir, uri)
+            if run_id is None:
+                raise ValueError(
+                    f"tracking: {run_dir} has no run in tracking.uri={without_passwords(uri)}; "
+                    "name its store with tracking.uri=…, or leave the record out with tracking=none"
+                )
+            client, _ = self._open(uri)
+            stored = _find(client, run_id, run_dir, uri)
+        return MlflowRun(client, stored, uri, unchanged=True, sample_every_s=None, owned=False)
+
     def open_sweep(
         self, sweep_dir: Path, *, overrides: Sequence[str] = (), config_yaml: str = ""
     ) -> None:

@@ -31,7 +31,8 @@ class MlflowRun:
     A resumed run logs the steps between its checkpoint and its crash again. MLflow would keep both
     copies, so a point that the run already has is dropped: with settings and commit unchanged by
     its key and step (a resumed run repeats itself bit for bit, and of two measured speeds one is
-    enough), otherwise only where the value is the same too.
+    enough), otherwise only where the value is the same too. A run that is not ``owned`` by this
+    process gets no outcome from it.
     """
 
     def __init__(
@@ -42,11 +43,13 @@ class MlflowRun:
         *,
         unchanged: bool,
         sample_every_s: float | None,
+        owned: bool = True,
     ) -> None:
         self._client = client
         self._run_id = stored.info.run_id
         self._store = without_passwords(uri)
         self._unchanged = unchanged
+        self._owned = owned
         self._last_step = {metric.key: metric.step for metric in stored.data.to_proto().metrics}
         self._known: dict[str, dict[int, list[float]]] = {}
         self._sender = Sender(
@@ -99,7 +102,8 @@ class MlflowRun:
         status = "KILLED" if stopped else "FINISHED" if kind is None else "FAILED"
         reason = ""
         try:
-            self._client.set_terminated(self._run_id, status)
+            if self._owned:
+                self._client.set_terminated(self._run_id, status)
         except Exception as unanswered:  # the run itself is done: say so and leave
             reason = f" and the status {status} ({first_line(unanswered)})"
         if num_lost or reason:

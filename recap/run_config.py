@@ -1,0 +1,49 @@
+"""The composed config of a run, kept in its folder: ``config.yaml``.
+
+It is kept as composed, with its references: what composes on it again, as ``recap.evaluator`` does,
+can override a template's value for every row at once.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+CONFIG_FILE = "config.yaml"
+
+
+def write_config(run_dir: Path, config_yaml: str) -> None:
+    """Keeps a run's config in its folder; a crash leaves the old file or the new."""
+    aside = run_dir / f".{CONFIG_FILE}.tmp"
+    with aside.open("w") as file:
+        file.write(config_yaml)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(run_dir / CONFIG_FILE)
+
+
+def read_config(run_dir: Path) -> DictConfig:
+    """The config that the run was last started with; its ``training.save_dir`` is ``run_dir``.
+
+    Raises:
+        ValueError: there is no run in the folder, or none that was started.
+    """
+    path = run_dir / CONFIG_FILE
+    try:
+        cfg = OmegaConf.create(path.read_text())
+    except FileNotFoundError as error:
+        there = "there is no such folder" if not run_dir.exists() else f"it has no {CONFIG_FILE}"
+        raise ValueError(
+            f"run={run_dir}: {there}; name the folder of a run, the training.save_dir that "
+            "`python -m recap.train` printed"
+        ) from error
+    except (OSError, YAMLError, OmegaConfBaseException) as error:
+        raise ValueError(f"run={run_dir}: {CONFIG_FILE} cannot be read ({error})") from error
+    if not isinstance(cfg, DictConfig) or not isinstance(cfg.get("training"), DictConfig):
+        raise ValueError(f"run={run_dir}: {CONFIG_FILE} is not the config of a run")
+    cfg.training.save_dir = str(run_dir)
+    return cfg
