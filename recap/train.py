@@ -26,6 +26,7 @@ from recap.batch import Batch
 from recap.compose import Refused, hydra_command
 from recap.console import Progress, metrics_table
 from recap.data.files import DataError
+from recap.data.parquet import ParquetData
 from recap.divergence import LossWindow, refuse_divergence
 from recap.evaluate import Results, evaluate, flat, objective, shown
 from recap.experiment import Experiment, prepare
@@ -150,7 +151,8 @@ def fit(experiment: Experiment, run: Run, progress: Progress, at: Place) -> Resu
                 losses = window.close(at.step, rates, experiment.save_dir)
                 speed = {"examples_per_s": progress.report(losses["loss"])} if log_due else {}
                 norms = _values(norm | (ranker.embedding_norms() if log_due else {}))
-                run.log(at.step, {**losses, **_named("lr", rates), **norms, **speed})
+                ignored = _ignored_rows(experiment.train_data)
+                run.log(at.step, {**losses, **_named("lr", rates), **norms, **speed, **ignored})
             if evaluate_due or save_due:
                 refuse_divergence(optimizer, at.step, experiment.save_dir)
             if save_due:
@@ -288,6 +290,11 @@ def _saved_on_data_error(experiment: Experiment, run: Run, at: Place) -> Iterato
             _save(experiment, run, at)
             log.info("step %d is saved in %s", at.step, experiment.save_dir)
         raise
+
+
+def _ignored_rows(data: ParquetData) -> dict[str, float]:
+    """How many rows have been left out so far, where the data set allows it."""
+    return {} if data.ignored is None else {"data/ignored_rows": data.ignored.rows}
 
 
 def _values(tensors: dict[str, Tensor]) -> dict[str, float]:

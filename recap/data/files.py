@@ -49,7 +49,12 @@ class ParquetSource:
         buffer = READ_BUFFER_BYTES if local else 0
         with (  # ParquetFile leaves a handle open that it did not open itself
             self.filesystem.open_input_file(self.path) as handle,
-            pq.ParquetFile(handle, pre_buffer=not local, buffer_size=buffer) as file,
+            pq.ParquetFile(
+                handle,
+                pre_buffer=not local,
+                buffer_size=buffer,
+                page_checksum_verification=True,  # of files that were written with checksums
+            ) as file,
         ):
             yield file
 

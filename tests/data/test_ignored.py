@@ -107,6 +107,18 @@ def test_without_the_setting_the_first_row_group_that_cannot_be_read_stops(folde
         batches_of(data)
 
 
+def test_a_flipped_bit_that_checksums_of_pages_show_is_an_error(tmp_path):
+    number = np.arange(1000, 1020)
+    table = pa.table({"row": number.astype(np.float32), "tag": number, "is_like": number % 2})
+    path = tmp_path / "a.parquet"
+    pq.write_table(table, path, compression="none", use_dictionary=False, write_page_checksum=True)
+    content = bytearray(path.read_bytes())
+    content[content.index(np.float32(1007).tobytes())] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"a\.parquet, row group 0: .*CRC"):
+        batches_of(data_of(tmp_path, ignore_data_errors=False))
+
+
 def test_each_row_group_is_told_once_and_all_of_them_at_the_end(folder, caplog):
     with caplog.at_level(logging.WARNING):
         data = data_of(folder, interleave_num_parallel_calls=2)
