@@ -236,7 +236,8 @@ def _data(cfg: Any, inputs: list[str] | None) -> ParquetData:
     except InstantiationException as error:
         raise Refused(f"train_data: {error.__cause__ or error}".splitlines()) from error
     if faults := data.faults((), inputs):
-        raise Refused(faults)
+        hint = "statistics.inputs=null reads every dense input; it may name those to read"
+        raise Refused(faults if inputs else [*faults, hint])
     return data
 
 

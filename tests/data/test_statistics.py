@@ -271,6 +271,7 @@ def test_the_command_merges_what_it_wrote_for_parts(tiny: Tiny):
         ("train_data.global_batch_size=eight", "train_data.global_batch_size='eight': must be int"),
         ("train_data.global_batch_size=0", "global_batch_size=0 must be 1 or more"),
         ("train_data.seg_dense_schema.dense.continuous.column=x", "column 'x'"),
+        ("train_data.seg_dense_schema.dense.binary.column=x", r"statistics\.inputs=null reads ev"),
         ("statistics.inputs=[video]", "no dense input video; there is continuous, binary"),
         ("statistics.merge=[/nowhere/x.parquet]", "/nowhere/x.parquet: "),
         ("statistics.merge=3", r"statistics\.merge=3: must be null, a name or a list of names"),
