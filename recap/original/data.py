@@ -11,6 +11,7 @@ from recap.data.parquet import ParquetData
 from recap.model.original_weights import task_name
 from recap.original.fields import NAMED_BY
 from recap.original.reading import Told
+from recap.schema import Schema
 
 Row = dict[str, Any]
 Columns = Mapping[str, tuple[str, int]]  # column of a file → its dtype here and its length
@@ -38,6 +39,7 @@ _STEPS = {
     "extract_features": "ExtractFeatures",
     "downsample_negatives": "DownsampleNegatives",
 }
+_MANTISSA = "mask_mantissa_features"
 _WITHOUT_COUNTERPART = {
     "repeat_files": "training repeats its files always, evaluation reads them once, here and there",
     "data_service_dispatcher": "there is no service of readers: a run reads its own files",
@@ -140,6 +142,8 @@ def _section(row: Row, place: str, root: str, told: Told) -> Row:
     for key in ("cache", "ignore_data_errors", "map_num_parallel_calls"):
         if key in known:
             out[key] = row[key]
+            if key == "cache":  # in memory there
+                out[key] = "${data_root}/cache" if row[key] else None
         elif row[key]:
             told.findings.append(f"{place}.{key}={row[key]}: no counterpart here; left out")
     out["preprocess"] = _preprocess(row["preprocess"] or {}, place, told)
@@ -210,8 +214,12 @@ def _schema(row: Row, tables: list[Row], columns: Columns | None, told: Told) ->
         )
     labels = {task_name(task): task for task in row["tasks"]}
     node = {"_target_": "recap.schema.Schema", "dense": dense, "sparse": sparse, "labels": labels}
-    if bits := described["mask_mantissa_features"]:
-        node["mask_mantissa_features"] = {our_name(name): value for name, value in bits.items()}
+    if (bits := described["mask_mantissa_features"]) and _MANTISSA in inspect.signature(
+        Schema
+    ).parameters:
+        node[_MANTISSA] = {our_name(name): value for name, value in bits.items()}
+    elif bits:
+        told.findings.append(f"train_data.seg_dense_schema.{_MANTISSA}: no counterpart here")
     return node
 
 

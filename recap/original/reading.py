@@ -44,11 +44,12 @@ def read(text: str, told: Told) -> dict[str, Any]:
         return f"{_START}{name}{_END}" if name else "$"
 
     try:
-        content = yaml.safe_load(_REFERENCE.sub(mark, text))
+        marked = _REFERENCE.sub(mark, text)
+        content = yaml.safe_load(marked)
     except yaml.YAMLError as error:
         told.faults.append(f"not YAML: {' '.join(str(error).split())}")
         return {}
-    unset = {name for name in _MARKED.findall(str(content)) if name not in os.environ}
+    unset = {name for name in _MARKED.findall(marked) if name not in os.environ}
     for name in sorted(unset - {"TML_BASE"}):  # where the original's code lies
         told.findings.append(f"the environment variable {name} is not set here; set it for a run")
     if not isinstance(content, dict):

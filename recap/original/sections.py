@@ -6,6 +6,7 @@ import inspect
 from typing import Any
 
 from recap.model.original_weights import EMBEDDINGS, task_name
+from recap.original.data import our_name
 from recap.original.reading import Told
 from recap.training import Training
 
@@ -157,16 +158,13 @@ def _network(row: Row) -> tuple[str, Row]:
     elif kind == "mask_net_config":
         block = "recap.model.mask_net.MaskBlockConfig"
         blocks = [{"_target_": block, **each} for each in config["mask_blocks"]]
-        node = _node(_NETWORKS[kind]) | {
-            **config,
-            "mask_blocks": blocks,
-            "mlp": _mlp(config["mlp"]),
-        }
+        top = _mlp(config["mlp"])
+        node = _node(_NETWORKS[kind]) | {**config, "mask_blocks": blocks, "mlp": top}
     else:
-        built = {
-            key: _mlp(value) if key.endswith("mlp") else value for key, value in config.items()
-        }
-        node = _node(_NETWORKS[kind]) | built
+        mlps = {key: _mlp(row) for key, row in config.items() if key.endswith("mlp")}
+        node = _node(_NETWORKS[kind]) | config | mlps
+        if kind == "dcn_config" and config["parallel_mlp"] is None:
+            node["use_parallel"] = True  # there is nothing beside or on the cross layers
     return kind.removesuffix("_config"), node
 
 
@@ -201,7 +199,7 @@ def _featurization(kind: str, rows: Row, told: Told) -> Row:
     row, place = dict(rows[f"{kind}_config"]), f"model.featurization_config.{kind}_config"
     node: Row = _node(_FEATURIZATIONS[kind])
     node["continuous_feature_names"] = ["continuous"]
-    node["feature_names_to_concat"] = rows["feature_names_to_concat"]
+    node["feature_names_to_concat"] = [our_name(n) for n in rows["feature_names_to_concat"]]
     if kind == "double_norm_log":
         row["batch_norm_config"] = _norm("BatchNorm", row["batch_norm_config"])
         row["layer_norm_config"] = _norm("LayerNorm", row["layer_norm_config"])
