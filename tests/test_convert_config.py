@@ -237,7 +237,8 @@ def written_rows(path: Path, number: int, seed: int) -> None:
         "video": pa.array([[1, 2]] * number),
     }
     for name in ("meta.age", "served", "seen", "liked", "author"):
-        columns[name] = pa.array(random.integers(0, 5 * hour, number))
+        high = 4 if name == "meta.age" else 5 * hour
+        columns[name] = pa.array(random.integers(0, high, number))
     for name in ("like", "a.b", "recap.engagement.shared"):
         columns[name] = pa.array(random.integers(0, 2, number))
     path.parent.mkdir(parents=True, exist_ok=True)
