@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Mapping
 from typing import Any
 
-from recap.data.parquet import ParquetData
 from recap.model.original_weights import task_name
 from recap.original.fields import NAMED_BY
 from recap.original.reading import Told
-from recap.schema import Schema
 
 Row = dict[str, Any]
 Columns = Mapping[str, tuple[str, int]]  # column of a file → its dtype here and its length
@@ -39,7 +36,6 @@ _STEPS = {
     "extract_features": "ExtractFeatures",
     "downsample_negatives": "DownsampleNegatives",
 }
-_MANTISSA = "mask_mantissa_features"
 _WITHOUT_COUNTERPART = {
     "repeat_files": "training repeats its files always, evaluation reads them once, here and there",
     "data_service_dispatcher": "there is no service of readers: a run reads its own files",
@@ -138,14 +134,17 @@ def _section(row: Row, place: str, root: str, told: Told) -> Row:
         "prefetch_batches": 4,
         "evaluation_tasks": None,
     }
-    known = inspect.signature(ParquetData).parameters
-    for key in ("cache", "ignore_data_errors", "map_num_parallel_calls"):
-        if key in known:
-            out[key] = row[key]
-            if key == "cache":  # in memory there
-                out[key] = "${data_root}/cache" if row[key] else None
-        elif row[key]:
-            told.findings.append(f"{place}.{key}={row[key]}: no counterpart here; left out")
+    out |= {
+        "map_num_parallel_calls": row["map_num_parallel_calls"],
+        "cache": "${data_root}/cache" if row["cache"] else None,  # there it is in memory
+        "ignore_data_errors": row["ignore_data_errors"],
+        "ignored_rows_limit": 0.01,
+    }
+    if row["ignore_data_errors"]:
+        told.findings.append(
+            f"{place}.ignore_data_errors: all of them are there, silently; here they are counted "
+            "and named, and the run stops above ignored_rows_limit"
+        )
     out["preprocess"] = _preprocess(row["preprocess"] or {}, place, told)
     rates = row["tasks"].items()
     out["tasks"] = {task_name(task): rate for task, rate in rates if set(rate.values()) != {1.0}}
@@ -213,13 +212,9 @@ def _schema(row: Row, tables: list[Row], columns: Columns | None, told: Told) ->
             )
         )
     labels = {task_name(task): task for task in row["tasks"]}
-    node = {"_target_": "recap.schema.Schema", "dense": dense, "sparse": sparse, "labels": labels}
-    if (bits := described["mask_mantissa_features"]) and _MANTISSA in inspect.signature(
-        Schema
-    ).parameters:
-        node[_MANTISSA] = {our_name(name): value for name, value in bits.items()}
-    elif bits:
-        told.findings.append(f"train_data.seg_dense_schema.{_MANTISSA}: no counterpart here")
+    bits = {our_name(name): low for name, low in described["mask_mantissa_features"].items()}
+    node = {"_target_": "recap.schema.Schema", "mask_mantissa_features": bits}
+    node |= {"dense": dense, "sparse": sparse, "labels": labels}
     return node
 
 

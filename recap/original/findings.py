@@ -60,7 +60,7 @@ def findings(config: Row) -> Iterator[str]:
                 yield f"{section}.{key}: the original stops at it; here it is used"
         if row["seg_dense_schema"]["mask_mantissa_features"]:
             place = f"{section}.seg_dense_schema.mask_mantissa_features"
-            yield f"{place}: the original ignores it"
+            yield f"{place}: the original ignores it; here the bits are zeroed"
 
 
 def _rates(config: Row) -> Iterator[str]:
