@@ -11,13 +11,18 @@ from recap.compose import CONF, Refused, compose
 from recap.experiment import prepare
 from recap.joining import own_number_faults
 
-GROUPS = ("data", "experiment", "model", "optimizer", "schedule", "task", "tracking", "training")
+GROUPS = ("data", "experiment", "model", "optimizer", "preprocess")
+GROUPS += ("schedule", "task", "tracking", "training")
 PRIMARIES = sorted(path.stem for path in CONF.glob("*.yaml"))
 EXPERIMENTS = sorted(path.stem for path in CONF.glob("experiment/*.yaml"))
 # beside it: what the choice needs to make sense
 NEEDS = {
     "model/backbone=none": ["model.multi_task_type=share_none"],
     "data=kuairand": ["experiment=kuairand"],
+    "+preprocess=rectify_labels": [
+        f"train_data.preprocess.rectify_labels.{event}_timestamp_field={event}"
+        for event in ("served", "impressed")
+    ],
     "model/inputs=position_debias": ["model.inputs.position_debias.position_feature_index=51"],
 }
 
@@ -28,7 +33,12 @@ def choices() -> list[str]:
     # rglob does not follow the link to the experiments
     files += [Path("experiment") / name for name in EXPERIMENTS]
     of_train = [path for path in dict.fromkeys(files) if path.parts[0] in GROUPS]
-    return [f"{path.parent.as_posix()}={path.name}" for path in of_train]
+    return [_override(path.parent.as_posix(), path.name) for path in of_train]
+
+
+def _override(group: str, choice: str) -> str:
+    """What chooses; no step is chosen unless it is added."""
+    return f"{'+' if group == 'preprocess' else ''}{group}={choice}"
 
 
 def faults(*overrides: str, config_name: str = "train") -> list[str]:
@@ -85,7 +95,7 @@ def test_every_conversion_composes(choice: str):
 )
 def test_every_choice_works_with_the_other_experiment_too(group: str):
     for path in sorted(CONF.glob(f"{group}/*.yaml")):
-        choice = f"{group}={path.stem}"
+        choice = _override(group, path.stem)
         assert faults("experiment=kuairand", choice, *NEEDS.get(choice, [])) == [], choice
 
 
@@ -151,3 +161,14 @@ def words(node: object) -> set[str]:
     if isinstance(node, list):
         return set().union(*(words(item) for item in node))
     return {node} if isinstance(node, str) else set()
+
+
+def test_steps_are_added_in_the_order_in_which_they_are_named():
+    cfg = compose(
+        "experiment=local_prod",
+        "+preprocess=[rectify_labels,downcast]",
+        "+train_data.preprocess.downcast.features.binary=bool",
+    )
+    for section in (cfg.train_data, cfg.validation_data.train):
+        assert list(section.preprocess) == ["truncate_and_slice", "rectify_labels", "downcast"]
+        assert section.preprocess.downcast.features == {"binary": "bool"}

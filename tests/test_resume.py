@@ -66,6 +66,12 @@ def assert_same_runs(tiny: Tiny, one: str, other: str) -> None:
         ("optimizer/table_algorithm=adagrad",),
         ("optimizer=sgd", "optimizer/table_algorithm=adam"),
         ("training.train_log_every_n=2", "training.precision=bf16"),
+        (
+            "+preprocess=[downcast,downsample_negatives]",
+            "+train_data.preprocess.downcast.features={continuous: bfloat16, binary: bool}",
+            "train_data.preprocess.downsample_negatives.engagements_list=[like]",
+            "+train_data.tasks.like.neg_downsampling_rate=0.5",
+        ),
     ],
     ids=[
         "plain",
@@ -78,6 +84,7 @@ def assert_same_runs(tiny: Tiny, one: str, other: str) -> None:
         "tables by adagrad",
         "tables by adam",
         "bf16",
+        "steps",
     ],
 )
 def test_six_steps_are_three_and_three(tiny: Tiny, settings: tuple[str, ...]):
