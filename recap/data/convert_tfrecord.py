@@ -13,8 +13,8 @@ import re
 import signal
 import threading
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from dataclasses import dataclass
@@ -37,7 +37,8 @@ from recap.data.tf_example import ExampleDecoder
 from recap.data.tfrecord import read_blocks
 
 KEY = b"recap.tfrecord"  # of a file's metadata: what it was made of and how, its counts
-BLOCKS_AHEAD = 2  # inflated by a thread while the one before them is decoded and written
+# Threads for the three stages of a file: inflating and writing leave Python's lock to decoding.
+BLOCKS_AHEAD, BATCHES_AHEAD = 2, 2
 _ENDING = re.compile(r"(\.tfrecords?)?(\.gz|\.gzip)?$")
 
 
@@ -214,14 +215,18 @@ def _in_processes(jobs: Sequence[_Job], workers: int) -> Iterator[_Outcome]:
         waiting = {pool.submit(_converted, job): job for job in jobs}
         try:
             for done in as_completed(waiting):
-                try:
-                    yield done.result()
-                except BrokenProcessPool:
-                    text = "not converted: a process of the conversion was killed, as when memory "
-                    text += "runs out; start again, with fewer processes"
-                    yield _Outcome(waiting[done], fault=f"{waiting[done].source}: {text}")
-        finally:
+                yield _result(done, waiting[done])
+        except BaseException:  # Ctrl-C, of which the workers have ended too
             pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _result(done: Future[_Outcome], job: _Job) -> _Outcome:
+    try:
+        return done.result()
+    except BrokenProcessPool:
+        text = "not converted: a process of the conversion was killed, as when memory runs out"
+        return _Outcome(job, fault=f"{job.source}: {text}; start again, with fewer processes")
 
 
 def _as_worker() -> None:
@@ -276,25 +281,32 @@ def _write(job: _Job) -> _Outcome:
         [Feature(*each) for each in job.writing["features"]], job.writing["stored"]
     )
     num_records = 0
-    with job.filesystem.open_input_file(job.source) as file:
-        blocks = prefetched(read_blocks(file), depth=BLOCKS_AHEAD)
-        with closing(blocks):
-            first = next(blocks, None)
-            if first is None:
-                return _Outcome(job)
-            job.target.parent.mkdir(parents=True, exist_ok=True)
-            with LayoutWriter(
-                job.target,
-                decode.schema,
-                row_group_rows=job.writing["row_group_rows"],
-                compression=job.writing["compression"],
-            ) as writer:
-                for block in chain((first,), blocks):
-                    writer.write(decode(block))
-                    num_records += len(block)
-                content = json.dumps({"made_of": made_of, "absent": decode.absent})
-                writer.describe({KEY: content.encode()}, rows=num_records)
+    with closing(prefetched(_decoded(job, decode), depth=BATCHES_AHEAD)) as batches:
+        first = next(batches, None)
+        if first is None:
+            return _Outcome(job)
+        job.target.parent.mkdir(parents=True, exist_ok=True)
+        with LayoutWriter(
+            job.target,
+            decode.schema,
+            row_group_rows=job.writing["row_group_rows"],
+            compression=job.writing["compression"],
+        ) as writer:
+            for batch in chain((first,), batches):
+                writer.write(batch)
+                num_records += batch.num_rows
+            content = json.dumps({"made_of": made_of, "absent": decode.absent})
+            writer.describe({KEY: content.encode()}, rows=num_records)
     return _Outcome(job, pq.read_metadata(job.target).num_rows, decode.absent)
+
+
+def _decoded(job: _Job, decode: ExampleDecoder) -> Generator[pa.RecordBatch]:
+    with (
+        job.filesystem.open_input_file(job.source) as file,
+        closing(prefetched(read_blocks(file), depth=BLOCKS_AHEAD)) as blocks,
+    ):
+        for block in blocks:
+            yield decode(block)
 
 
 def _report(outcomes: Sequence[_Outcome], left_out: Sequence[Feature]) -> TFRecordReport:

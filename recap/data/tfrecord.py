@@ -58,7 +58,7 @@ def read_blocks(file: pa.NativeFile, block_bytes: int = BLOCK_BYTES) -> Generato
         raise DataError("the file is empty (0 bytes)")
     # a plain file may start with gzip's first two bytes, which are then a length's
     gzip = head[:2] == b"\x1f\x8b" and not _plain(head)
-    yield from _blocks(_inflated(file) if gzip else _read(file), block_bytes)
+    yield from _blocks(inflated(file) if gzip else _read(file), block_bytes)
 
 
 def _blocks(chunks: Iterator[bytes], block_bytes: int) -> Generator[Block]:
@@ -130,7 +130,7 @@ def _read(file: pa.NativeFile) -> Iterator[bytes]:
         yield chunk
 
 
-def _inflated(file: pa.NativeFile) -> Iterator[bytes]:
+def inflated(file: pa.NativeFile) -> Iterator[bytes]:
     """The content of a gzip file of one or more members, which zeros may follow."""
     member = None
     try:
