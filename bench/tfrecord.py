@@ -192,7 +192,7 @@ def _features(path: Path) -> list[Feature]:
 
 
 def _records(features: list[Feature]) -> Iterator[bytes]:
-    """Framed Examples: of the wide floats 60 % are 0, ids have 60 bits, other integers are small."""
+    """Framed Examples: 60 % of the wide floats are 0, ids have 60 bits, other numbers are small."""
     rng = np.random.default_rng(0)
     for _ in range(ROWS):
         entries = []

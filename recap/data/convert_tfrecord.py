@@ -91,10 +91,11 @@ def convert_tfrecords(
 ) -> TFRecordReport:
     """A Parquet file for every TFRecord file, below ``target`` as that lies below its folder.
 
-    That folder is the pattern's up to its first wildcard: of ``in/**/*.gz`` the file
-    ``in/2023/01/31/part-0.tfrecord.gz`` becomes ``target/2023/01/31/part-0.parquet``. A file takes
-    its name when it is complete and its rows are as many as the records; a call that is made again
-    does the others. A fault keeps its own file from being written, no other.
+    The folder is the file's own, or the pattern's up to its first wildcard: of ``in/**/*.gz`` the
+    file ``in/2023/01/31/part-0.tfrecord.gz`` becomes ``target/2023/01/31/part-0.parquet``. A file
+    takes its name when it is complete and its rows are as many as the records; a call that is made
+    again does the others. A fault keeps its own file from being written, no other. Inputs without
+    records leave no file.
 
     Args:
         inputs: paths or globs, local or URIs; each file is gzip or plain, whatever its name.

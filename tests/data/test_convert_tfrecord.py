@@ -242,6 +242,23 @@ def test_two_processes_convert_as_one_does(folder: Path):
     assert list(report.rows.values()) == [2, 3, 1]
 
 
+@pytest.mark.parametrize(("processes", "started"), [(1, []), (2, [2]), (8, [3]), (None, [2])])
+def test_as_many_processes_start_as_are_stated_have_a_core_or_a_file(
+    processes: int | None, started: list[int], folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    seen = []
+
+    def in_processes(jobs, workers):
+        seen.append(workers)
+        return map(convert_tfrecord._converted, jobs)
+
+    monkeypatch.setattr(convert_tfrecord, "_in_processes", in_processes)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {4, 7})
+    converted(folder, processes=processes)
+    assert seen == started
+    assert labels(folder) == ALL
+
+
 def test_a_finished_file_is_not_made_again(folder: Path):
     first = converted(folder)
     (folder / "out" / "02" / "part-0.parquet").unlink()
