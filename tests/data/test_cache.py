@@ -353,6 +353,7 @@ def test_kept_rows_are_views_of_the_file(folder):
     cache = RowGroupCache(folder / "cache", "settings")
     assert list(cache.rows(source, 0, lambda: iter([rows]))) == [rows]
     (found,) = cache.rows(source, 0, lambda: iter([]))
+    assert found.weights is not None
     before = pa.total_allocated_bytes()
     for array in (*found.dense.values(), *found.sparse["t"], found.labels, found.weights):
         assert not array.flags.owndata

@@ -92,6 +92,7 @@ def test_what_cannot_be_read_is_left_out_and_all_else_comes_once(folder, lanes, 
     data = data_of(folder, interleave_num_parallel_calls=lanes)
     batches = batches_of(data, shuffle_seed=seed, epochs=2)
     assert sorted(rows_in(batches)) == sorted(THERE * 2)
+    assert data.ignored is not None
     assert data.ignored.rows == 20
     for batch, _ in batches:  # bags and labels went with their rows
         rows = batch.dense["row"][:, 0].int()
@@ -216,6 +217,7 @@ def test_files_without_a_footer_are_left_out_up_to_the_limit(folder, caplog):
         assert sorted(rows_in(batches_of(data))) == THERE[40:]
         batches_of(data)
     assert data.num_rows == 160
+    assert data.ignored is not None
     assert len(data.ignored.files) == 1
     (told,) = [message for message in caplog.messages if "part-0" in message]
     assert told.startswith(f"ignored: {folder}/part-0.parquet: not a whole Parquet file, truncated")
