@@ -110,7 +110,7 @@ def _data_faults(section: str, data: ParquetData, tasks: tuple[str, ...]) -> Ite
         yield f"{section}.cache={data.cache}: {fault}"
     try:
         sources = data.sources
-    except ValueError as error:
+    except (ValueError, OSError) as error:  # OSError: a far file system that does not answer
         yield from (f"{section}.{data.named_by}: {line}" for line in str(error).splitlines())
         return
     if not sources:

@@ -158,6 +158,11 @@ def test_a_partition_without_files_does_not_take_the_training_files():
     assert partition["global_batch_size"] == 128
 
 
+def test_files_are_mixed_by_sixteen_in_local_prod_and_all_of_them_elsewhere():
+    assert composed("experiment=local_prod")["train_data"]["file_batch_size"] == 16
+    assert composed("experiment=kuairand")["train_data"]["file_batch_size"] is None
+
+
 def test_what_names_a_partitions_files_is_its_own():
     by_date = "{data_root: /x, end_date: 2023-01-31, days: 7}"
     by_hour = "{data_root: 's3://b/x', end_datetime: 2023-01-31 05:00, hours: 2}"

@@ -72,7 +72,7 @@ class RowGroupCache:
         except OSError as error:  # an empty file cannot be mapped
             self._remove(path, error)
             return None
-        if self._verified.get(path) != stamp:  # once by each process, and again if it changed
+        if self._verified.get(path) != stamp:  # once by each stream, again if changed
             content, checksum = whole[:-CHECKSUM_BYTES], whole[-CHECKSUM_BYTES:]
             if _checksum(content) != checksum.to_pybytes():
                 self._remove(path, "its checksum is wrong")
@@ -150,7 +150,7 @@ def fingerprint(*things: Any) -> str:
 
     Dataclasses, collections, arrays, plain values and objects with attributes count by their
     content, with the source text of their classes. A string that is a local file's path counts with
-    the file's size and time of change.
+    the file's size and time of change; of a file elsewhere only its name counts.
     """
     digest = hashlib.sha256()
     code: set[str | None] = {decode.__file__, hashing.__file__, rows.__file__, sampling.__file__}

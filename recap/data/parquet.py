@@ -56,7 +56,7 @@ class ParquetData:
             Positions count on as if they were there: batches at their places are shorter, and
             those of fewer than two rows are left out. false: the first one stops the run.
         ignored_rows_limit: the share of the rows, 0 to 1, that may be left out so, and the share of
-            the files; more stops the run, or refuses it.
+            the files; more stops the run, or refuses it. Each rank counts what it reads itself.
         prefetch_batches: batches made ready ahead of the training step.
         preprocess: steps by name, applied in the order written; a null step is left out.
         tasks: the rates at which examples of a task were kept when the files were made, by task;
@@ -174,6 +174,8 @@ class ParquetData:
         for name in ("num_files_to_keep", "file_batch_size", "map_num_parallel_calls"):
             if (number := getattr(self, name)) is not None and number < 1:
                 yield f"{name}={number} must be 1 or more, or null"
+        if self.cache is not None and not self.cache.strip():
+            yield f"cache={self.cache!r} must be a folder, or null for none"
         if not 0 <= self.ignored_rows_limit <= 1:
             limit = self.ignored_rows_limit
             yield f"ignored_rows_limit={limit} must be a share of the rows, 0 to 1"

@@ -341,6 +341,11 @@ def test_a_disk_that_is_full_is_told_once_and_the_batches_come(folder, caplog, m
     assert kept(folder) == []
 
 
+def test_a_cache_without_a_name_is_refused(folder):
+    with pytest.raises(ValueError, match="cache='' must be a folder, or null for none"):
+        data_of(folder, cache="")
+
+
 def test_kept_rows_are_views_of_the_file(folder):
     source = open_sources(matching_files(str(folder / "part-0.parquet")))[0][0]
     rows = Rows(

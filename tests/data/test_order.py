@@ -54,6 +54,12 @@ def test_every_epoch_holds_each_row_once_and_in_another_order():
     assert first != second
 
 
+def test_the_order_of_a_seed_stays_from_release_to_release():
+    rows = [7 * file + 4 * group + row for file, group, row in rows_of(lane_of(ROW_GROUPS), 0, 24)]
+    assert rows[:12] == [3, 1, 2, 0, 9, 10, 7, 11, 8, 5, 6, 4]
+    assert rows[12:] == [0, 1, 2, 3, 11, 7, 10, 8, 9, 4, 5, 6]
+
+
 def test_another_seed_is_another_order():
     assert rows_of(lane_of(ROW_GROUPS, seed=1), 0, 12) != rows_of(
         lane_of(ROW_GROUPS, seed=2), 0, 12
