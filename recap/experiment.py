@@ -169,15 +169,8 @@ def _instantiate_sections(cfg: DictConfig, faults: list[str]) -> dict[str, Any]:
     for name, node in nodes:
         if any_at(faults, name):
             continue
-        try:
-            made = instantiate(node)
-        except InstantiationException as error:
-            cause = error.__cause__ or error
-            place = getattr(error, "full_key", None) or name
-            match = [line for line in str(error).splitlines() if line.startswith("full_key: ")]
-            if match:
-                place = match[0].removeprefix("full_key: ")
-            faults += _lines(place, cause)
+        made = _made(name, node, cfg, faults)
+        if made is None:
             continue
         section, _, partition = name.partition(".")
         if partition:
@@ -185,6 +178,32 @@ def _instantiate_sections(cfg: DictConfig, faults: list[str]) -> dict[str, Any]:
         else:
             parts[section] = made
     return parts
+
+
+def _made(name: str, node: Any, cfg: DictConfig, faults: list[str]) -> Any:
+    """The object of the section; None where it refuses, or one of those that it is made of.
+
+    A row of a mapping that refuses is taken out of ``cfg``, so that the other rows are judged, too.
+    """
+    out: list[str] = []
+    while True:
+        try:
+            made = instantiate(node)
+            return None if out else made
+        except InstantiationException as error:
+            place = getattr(error, "full_key", None) or name
+            match = [line for line in str(error).splitlines() if line.startswith("full_key: ")]
+            if match:
+                place = match[0].removeprefix("full_key: ")
+            if any(row.startswith(f"{place}.") for row in out):
+                return None  # it may refuse because of what was taken out of it
+            faults += _lines(place, error.__cause__ or error)
+            rows, _, row = place.rpartition(".")
+            mapping = OmegaConf.select(cfg, rows) if place != name and rows else None
+            if not isinstance(mapping, DictConfig) or "_target_" in mapping or row not in mapping:
+                return None
+            del mapping[row]
+            out.append(place)
 
 
 def _lines(place: str, error: BaseException) -> list[str]:

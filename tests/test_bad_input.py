@@ -264,6 +264,11 @@ def test_what_is_wrong_with_a_step_is_told_with_its_key(tiny: Tiny):
     assert faults(tiny, f"+train_data.preprocess.{steps[0]}")[0] == (
         "train_data.preprocess.downcast.features.binry: there is no such dense input; close: binary"
     )
+    no_step = "{_target_: recap.schema.Sparse, column: x, num_buckets: 1}"
+    for given in ("downcast.features.binary=bool", f"x={no_step}", "x=3"):
+        found = faults(tiny, f"+train_data.preprocess.{given}")[0]
+        assert found.startswith(f"train_data.preprocess.{re.split('[.=]', given)[0]}=")
+        assert "no step; one has a _target_" in found
     assert faults(tiny, f"+train_data.preprocess.{steps[1]}")[0] == (
         "train_data.preprocess.downsample.batch_multiplier=0 must be 1 or more"
     )
@@ -275,6 +280,10 @@ def test_sampling_rates_that_cannot_be_are_refused(tiny: Tiny, where: str):
     assert faults(tiny, f"+{where}.tasks.like={row}") == [
         f"{where}.tasks.like.pos_downsampling_rate=2.0 is not a fraction above 0 and at most 1",
         f"{where}.tasks.like.neg_downsampling_rate=0.0 is not a fraction above 0 and at most 1",
+    ]
+    both = [f"+{where}.tasks.{task}.neg_downsampling_rate=0.0" for task in ("like", "reply")]
+    assert [line.split("=")[0] for line in faults(tiny, *both)] == [
+        f"{where}.tasks.{task}.neg_downsampling_rate" for task in ("like", "reply")
     ]
     assert fault(tiny, f"+{where}.tasks.lik.neg_downsampling_rate=0.1") == (
         f"{where}.tasks.lik: rates of a task that seg_dense_schema.labels does not name; "

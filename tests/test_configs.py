@@ -88,6 +88,7 @@ def test_every_conversion_composes(choice: str):
         "model/backbone",
         "model/featurization",
         "model/inputs",
+        "preprocess",
         "optimizer",
         "optimizer/table_algorithm",
         "schedule",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -78,7 +79,7 @@ class ParquetData:
     ignore_data_errors: bool = False
     ignored_rows_limit: float = 0.01
     prefetch_batches: int = 4
-    preprocess: Mapping[str, Step | BatchStep | None] = field(default_factory=dict)
+    preprocess: Mapping[str, Any] = field(default_factory=dict)  # a Step, a BatchStep or null each
     tasks: Mapping[str, SamplingRates] = field(default_factory=dict)
     evaluation_tasks: Sequence[str] | None = None
 
@@ -186,7 +187,7 @@ class ParquetData:
                 f"interleave_num_parallel_calls={lanes} must divide "
                 f"global_batch_size={batch}; near: {', '.join(map(str, near))}"
             )
-        if batch == 1 and self._steps.need_whole_batches:
+        if batch == 1 and self.rows_per_batch > 1:
             yield (
                 "global_batch_size=1 has no room for a positive and a negative: with "
                 "downsample_negatives it must be 2 or more"
@@ -196,6 +197,12 @@ class ParquetData:
                 yield (
                     f"seg_dense_schema.dense.{name}.dtype={BFLOAT16}: no file holds it; state "
                     f"float32, and preprocess.downcast.features.{name}={BFLOAT16}"
+                )
+        for name, step in self.preprocess.items():
+            if step is not None and not isinstance(step, Step | BatchStep):
+                yield (
+                    f"preprocess.{name}={step}: no step; one has a _target_, as "
+                    "recap.data.preprocess.Downcast, or is chosen: +preprocess=downcast"
                 )
         labels = self.seg_dense_schema.labels
         for task in self.tasks:

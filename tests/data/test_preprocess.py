@@ -499,8 +499,10 @@ def test_settings_that_cannot_be_are_refused_all_at_once():
         DownsampleNegatives(batch_multiplier=0, engagements_list=[])
     assert str(error.value).splitlines() == [
         "batch_multiplier=0 must be 1 or more",
-        "engagements_list=[] must name at least one label",
+        "engagements_list=[] must be a list of labels",
     ]
+    with pytest.raises(ValueError, match="engagements_list=fav must be a list of labels"):
+        DownsampleNegatives(batch_multiplier=2, engagements_list="fav")
     step = DownsampleNegatives(
         batch_multiplier=2, engagements_list=["favv", "click"], num_engagements=2
     )

@@ -46,8 +46,8 @@ class DownsampleNegatives:
         faults = []
         if self.batch_multiplier < 1:
             faults.append(f"batch_multiplier={self.batch_multiplier} must be 1 or more")
-        if not self.engagements_list:
-            faults.append("engagements_list=[] must name at least one label")
+        if not self.engagements_list or isinstance(self.engagements_list, str):
+            faults.append(f"engagements_list={self.engagements_list} must be a list of labels")
         if faults:
             raise ValueError("\n".join(faults))
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from math import prod
-from typing import Protocol, TypeGuard
+from typing import Protocol, TypeGuard, runtime_checkable
 
 from recap.data.rows import Rows
 from recap.nearest import nearest
 from recap.schema import Schema
 
 
+@runtime_checkable
 class Step(Protocol):
     """A step on rows: what it makes of the schema, and of the rows, each by itself."""
 
@@ -32,6 +33,7 @@ class Step(Protocol):
         ...
 
 
+@runtime_checkable
 class BatchStep(Protocol):
     """A step on a whole batch: of ``batch_multiplier`` times as many rows it makes the batch."""
 
@@ -138,7 +140,7 @@ def missing_input(name: str, schema: Schema) -> str:
 
 
 def _is_batch_step(step: Step | BatchStep) -> TypeGuard[BatchStep]:
-    return hasattr(step, "batch_multiplier")
+    return isinstance(step, BatchStep)
 
 
 def _read_by(steps: Iterable[Step | BatchStep]) -> set[str]:
