@@ -106,7 +106,8 @@ class Composer(ConfigLoaderImpl):
             raise Refused([str(error)]) from error
         for key in cfg:
             kept.pop(key, None)
-        return OmegaConf.unsafe_merge(kept, cfg)
+        kept.merge_with(cfg)
+        return kept
 
     def _set_aside(self, cfg: DictConfig, default: ResultDefault, repo: Any) -> None:
         """Takes out of ``cfg`` what only other choices of the default's group know."""

@@ -72,8 +72,8 @@ def evaluate_run(cfg: DictConfig, overrides: Sequence[str] = ()) -> Results:
         raise Refused(["run: missing; name the folder of a run, run=runs/…"])
     parts = assemble(OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key not in OWN_KEYS]))
     faults = [*_faults(cfg), *(f for f in parts.faults if not any_at([f], *ASIDE))]
-    if faults:
-        raise Refused(list(dict.fromkeys(faults)))
+    if faults or parts.ranker is None:
+        raise Refused(list(dict.fromkeys(faults or parts.faults)))
     assert parts.training is not None
     parts.optimizer = None  # its moments need not take room
     torch.backends.cuda.matmul.allow_tf32 = parts.training.tf32

@@ -167,10 +167,12 @@ def _filled_rates(optimizer: dict, schedule: dict, tasks: dict) -> tuple[Any, An
     null = multi.get("backbone_learning_rate", "unstated") is None  # for a model without one
     backbone = stated(multi.pop("backbone_learning_rate", None), "backbone")
     rows: dict[str, Any] = {}
+    nulls: dict[str, dict[str, None]] = {}  # no rate, said so: the optimizer judges it
     for own in ("tower", "table"):
         given = multi.pop(f"{own}_learning_rates", None) or {}
         if isinstance(given, dict):
             kept = {name: stated(row, f"{own}s", name) for name, row in given.items()}
+            nulls[own] = {name: None for name, row in given.items() if row is None}
             given = {name: row for name, row in kept.items() if row is not None}
         rows[own] = given
 
@@ -182,7 +184,7 @@ def _filled_rates(optimizer: dict, schedule: dict, tasks: dict) -> tuple[Any, An
             if not isinstance(rows[own], dict):
                 continue
             full = {name: rate(rows[own].pop(name, None), f"{own}s", name) for name in names}
-            rows[own] = {**full, **rows[own]}
+            rows[own] = {**full, **rows[own], **nulls[own]}
     elif backbone is None and not any(rows.values()):
         return single, None
     return single, {

@@ -68,7 +68,10 @@ def _train(experiment: Experiment, cfg: DictConfig) -> float | None:
     training, ranker = experiment.training, experiment.ranker
     torch.backends.cuda.matmul.allow_tf32 = training.tf32
     at = _start(experiment)
-    write_config(experiment.save_dir, without_passwords(OmegaConf.to_yaml(cfg)))
+    try:
+        write_config(experiment.save_dir, without_passwords(OmegaConf.to_yaml(cfg)))
+    except OSError as error:
+        raise Refused([f"training.save_dir={experiment.save_dir}: {error}"]) from error
     log.info(
         "%s: %d tasks, %s parameters on %s, %s rows in %d files, steps %d to %d",
         experiment.save_dir,

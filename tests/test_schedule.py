@@ -1,5 +1,6 @@
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -123,7 +124,7 @@ def test_every_number_of_a_curve_is_finite_and_not_negative(kind: type, field: s
 
 
 @pytest.mark.parametrize("value", [-1, math.nan, math.inf, -math.inf])
-def test_every_number_of_a_list_is_finite_and_not_negative(value: float):
+def test_every_number_of_a_list_is_finite_and_not_negative(value: Any):
     with pytest.raises(ValueError, match=rf"(?m)^learning_rate_boundaries\.0={value} must be a fi"):
         PiecewiseConstant(learning_rate_boundaries=[value], learning_rate_values=[0.1, 0.2])
     with pytest.raises(ValueError, match=rf"(?m)^learning_rate_values\.1={value} must be a finite"):

@@ -63,9 +63,9 @@ class MultiTaskLearningRates:
         ValueError: bare numbers that are no rates, all of them.
     """
 
-    tower_learning_rates: Mapping[str, LearningRate | float]
+    tower_learning_rates: Mapping[str, LearningRate | float | None]
     backbone_learning_rate: LearningRate | float | None = None
-    table_learning_rates: Mapping[str, LearningRate | float] = field(default_factory=dict)
+    table_learning_rates: Mapping[str, LearningRate | float | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         rates = {"backbone_learning_rate": self.backbone_learning_rate}
@@ -77,20 +77,20 @@ class MultiTaskLearningRates:
         """The curve of a group of parameters; ``kind`` is "backbone", "tower" or "table"."""
         if kind == "tower":
             return _curve(self.tower_learning_rates[group])
-        if kind == "table" and group in self.table_learning_rates:
-            return _curve(self.table_learning_rates[group])
-        return _curve(self.backbone_learning_rate)
+        own = self.table_learning_rates.get(group) if kind == "table" else None
+        return _curve(self.backbone_learning_rate if own is None else own)
 
     def faults(
         self, towers: Collection[str], backbone: Collection[str], tables: Collection[str]
     ) -> Iterator[str]:
         """What does not fit a model of these towers, backbone parameters and tables, by name."""
         place = "multi_task_learning_rates"
+        given = [task for task, rate in self.tower_learning_rates.items() if rate is not None]
         for task in towers:
-            if self.tower_learning_rates.get(task) is None:
+            if task not in given:
                 yield (
                     f"{place}.tower_learning_rates: no rate for task {task}; "
-                    f"rates are given for {', '.join(self.tower_learning_rates) or 'no task'}"
+                    f"rates are given for {', '.join(given) or 'no task'}"
                 )
         for key, existing in (("tower_learning_rates", towers), ("table_learning_rates", tables)):
             if surplus := sorted(set(getattr(self, key)) - set(existing)):

@@ -28,7 +28,7 @@ class JointOptimizer(torch.optim.Optimizer):
         self.parts = tuple(parts)
         self._share_state()
 
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+    def step(self, closure: Callable[[], float] | None = None) -> Any:
         """One update of every part; returns what ``closure``, called once, returns."""
         loss = None
         if closure is not None:

@@ -303,6 +303,17 @@ def test_a_null_backbone_rate_is_refused_where_parameters_take_it(tiny: Tiny):
         prepare(tiny.config(f"{key}=null"))
 
 
+def test_a_null_rate_of_a_tower_is_refused_and_that_of_a_table_is_the_backbones(tiny: Tiny):
+    like = f"{RATES}.tower_learning_rates.like=null"
+    message = r"learning_rates: no rate for task like; rates are given for follow, reply$"
+    with pytest.raises(ValueError, match=message):
+        prepare(tiny.config(like))
+    overrides = [f"+{RATES}.table_learning_rates.video=null"]
+    overrides += [f"{RATES}.backbone_learning_rate=0.25"]
+    rates = set_learning_rates(prepare(tiny.config(*overrides)).optimizer, 4)
+    assert (rates["backbone"], rates["video"]) == (0.25, 0.25)
+
+
 def test_a_null_backbone_rate_is_right_for_a_model_of_towers_alone(tiny: Tiny):
     experiment = prepare(
         tiny.config(

@@ -84,9 +84,10 @@ def test_moments_of_every_part_are_in_the_state():
     model = network()
     joint = JointOptimizer(separate(model, "adam", "momentum"))
     update(model, [joint], range(1))
-    assert set(joint.state) == set(model.parameters())
-    assert set(joint.state[model["table"].weight]) == {"momentum_buffer"}
-    assert set(joint.state[model["dense"].weight]) == {"step", "exp_avg", "exp_avg_sq"}
+    named = dict(model.named_parameters())
+    assert set(joint.state) == set(named.values())
+    assert set(joint.state[named["table.weight"]]) == {"momentum_buffer"}
+    assert set(joint.state[named["dense.weight"]]) == {"step", "exp_avg", "exp_avg_sq"}
 
 
 def test_a_rate_written_into_a_group_is_the_parts():
