@@ -42,7 +42,9 @@ def composed(folder: Path, *overrides: str) -> dict[str, Any]:
 def convert(folder: Path, original: Any, *options: str) -> int:
     """The command on a configuration as plain dicts."""
     source = folder / "original.yaml"
-    source.write_text(original if isinstance(original, str) else yaml.safe_dump(original))
+    source.write_text(
+        original if isinstance(original, str) else yaml.safe_dump(original, sort_keys=False)
+    )
     return main([str(source), "-o", str(folder / "experiment/mine.yaml"), *options])
 
 
