@@ -42,17 +42,17 @@ Measured = tuple[float, float]  # (rows/s, seconds of processor time a row)
 WHOLE = """
 import json, resource, sys, time
 from recap.data.convert_tfrecord import convert_tfrecords
+def peak_memory_mb():
+    line = next(line for line in open("/proc/self/status") if line.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024 / 1e6
 def used():
     both = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(each.ru_utime + each.ru_stime for each in both)
 started, before = time.perf_counter(), used()
 report = convert_tfrecords(**json.loads(sys.argv[1]))
 wall = time.perf_counter() - started
-peak = max(
-    resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-)
 assert not report.faults, report.faults
-print(sum(report.rows.values()), wall, used() - before, peak / 1024)
+print(sum(report.rows.values()), wall, used() - before, peak_memory_mb())
 """
 
 
@@ -78,6 +78,7 @@ def main() -> None:
         for _ in range(int(settings["repetitions"])):
             for part, run in parts.items():
                 measured[part].append(run())
+        print()
         print(table(HEADER, [_line(part, each, row_bytes) for part, each in measured.items()]))
         written = (folder / "alone.parquet").stat().st_size
         print(f"\na row is {written / ROWS / 1e3:.1f} kB in Parquet ({settings['compression']})")
@@ -161,7 +162,8 @@ def _whole(folder: Path, inputs: str, processes: int, compression: str) -> Measu
             text=True,
         )
     rows, wall, used, peak = map(float, done.stdout.split())
-    print(f"{inputs}, {processes} processes: peak of a process {peak:.0f} MB", file=sys.stderr)
+    if processes == 1:
+        print(f"{rows:,.0f} rows of {inputs} by one process: peak memory {peak:.0f} MB")
     return rows / wall, used / rows
 
 
