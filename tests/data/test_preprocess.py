@@ -189,7 +189,7 @@ def test_floats_are_rounded_to_the_nearest_and_to_even(dtype, numbers, expected,
     out = Downcast(features={"x": dtype})(rows_of([[0]], x=array)).dense["x"]
     as_numbers = bfloat16(out) if dtype == "bfloat16" else out
     assert out.dtype == (BFLOAT16 if dtype == "bfloat16" else np.float16)
-    np.testing.assert_array_equal(as_numbers.astype(np.float32), np.float32([expected]))
+    np.testing.assert_array_equal(as_numbers.astype(np.float32), np.array([expected], np.float32))
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
@@ -353,8 +353,10 @@ def test_rectifying_only_takes_positives_away_and_a_second_time_changes_nothing(
 
 
 def extract(*table: tuple[str, str, int]) -> ExtractFeatures:
-    keys = ("name", "source_tensor", "index")
-    rows = [ExtractedFeature(**dict(zip(keys, row, strict=True))) for row in table]
+    rows = [
+        ExtractedFeature(name=name, source_tensor=source, index=index)
+        for name, source, index in table
+    ]
     return ExtractFeatures(extract_feature_table=rows)
 
 

@@ -26,7 +26,7 @@ DOWNCASTS = {  # to what → from what
 class Downcast:
     """Gives dense inputs a narrower type; ``features``: input → bfloat16, float16, uint8 or bool.
 
-    Floats become bfloat16 (through float32) or float16, rounded to nearest, ties to even; integers
+    Floats become bfloat16 or float16, both from float32, rounded to nearest, ties to even; integers
     become uint8, or bool: whether they differ from 0. A batch is smaller by that, on its way to the
     device and there; the model computes in its own precision.
     """
@@ -85,24 +85,23 @@ def _fault(name: str, dtype: str, schema: Schema) -> str | None:
 
 
 def _cast(name: str, numbers: np.ndarray, dtype: str) -> np.ndarray:
-    if dtype == "bfloat16":
-        # torch takes no array that cannot be written, as those over a file's bytes are
-        single = numbers.astype(np.float32, copy=not numbers.flags.writeable)
-        rounded = torch.from_numpy(single).to(torch.bfloat16)
-        return rounded.view(torch.int16).numpy().view(BFLOAT16)
     if dtype == "bool":
         return numbers != 0
     if dtype == "uint8":
-        wrong = (numbers < 0) | (numbers > 255)
-        return _refuse(name, numbers, wrong, dtype).astype(np.uint8, copy=False)
-    with np.errstate(over="ignore"):
-        rounded = numbers.astype(np.float16, copy=False)
-    wrong = np.isinf(rounded) & np.isfinite(numbers)
-    _refuse(name, numbers, wrong, "float16, whose largest is 65504; bfloat16 holds it")
+        if numbers.size and (numbers.min() < 0 or numbers.max() > 255):
+            raise _refused(name, numbers[(numbers < 0) | (numbers > 255)], dtype)
+        return numbers.astype(np.uint8, copy=False)
+    # torch rounds many times faster than numpy, and takes no array that cannot be written, as those
+    # over a file's bytes are
+    single = torch.from_numpy(numbers.astype(np.float32, copy=not numbers.flags.writeable))
+    if dtype == "bfloat16":
+        return single.to(torch.bfloat16).view(torch.int16).numpy().view(BFLOAT16)
+    rounded = single.to(torch.float16).numpy()
+    if np.isinf(rounded).any() and (wrong := np.isinf(rounded) & np.isfinite(numbers)).any():
+        why = "float16, whose largest is 65504; bfloat16 holds it"
+        raise _refused(name, numbers[wrong], why)
     return rounded
 
 
-def _refuse(name: str, numbers: np.ndarray, wrong: np.ndarray, why: str) -> np.ndarray:
-    if wrong.any():
-        raise DataError(f"downcast.features.{name}: {numbers[wrong][0]} does not fit {why}")
-    return numbers
+def _refused(name: str, numbers: np.ndarray, why: str) -> DataError:
+    return DataError(f"downcast.features.{name}: {numbers[0]} does not fit {why}")

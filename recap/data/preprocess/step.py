@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from math import prod
-from typing import Protocol, TypeGuard, runtime_checkable
+from typing import Any, Protocol, TypeGuard, runtime_checkable
 
 from recap.data.rows import Rows
 from recap.nearest import nearest
@@ -68,8 +68,8 @@ class Steps:
         self._named = {name: step for name, step in steps.items() if step is not None}
         self._steps = list(self._named.values())
         first = next((i for i, s in enumerate(self._steps) if _is_batch_step(s)), None)
-        self._on_rows = self._steps[:first]
-        self._on_batch = [] if first is None else self._steps[first:]
+        self._on_rows: list[Any] = self._steps[:first]  # Step each
+        self._on_batch: list[Any] = [] if first is None else self._steps[first:]
 
     @property
     def need_whole_batches(self) -> bool:
@@ -112,7 +112,6 @@ class Steps:
         Of the dense inputs only ``inputs`` (None: all) and those that later steps need are left.
         """
         for step in self._on_rows:
-            assert not _is_batch_step(step)
             rows = step(rows)
         if inputs is None:
             return rows
