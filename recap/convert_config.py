@@ -28,7 +28,7 @@ from recap.data.segdense import read_segdense
 from recap.original import data as original_data
 from recap.original import sections
 from recap.original.findings import findings, joining_faults
-from recap.original.reading import Told, expanded, interpolated, read, shown
+from recap.original.reading import Told, expanded, interpolated, read, shown, unset
 
 _DTYPES = {"float_list": "float32", "int64_list": "int64", "bytes_list": "bytes"}
 
@@ -56,7 +56,7 @@ def convert(text: str, told: Told, *, schema: Path | None = None) -> dict[str, A
     for choice in choices + more:
         group, _, name = choice.partition(": ")
         defaults.append({f"override /{group}": name})
-    return {
+    out = {
         "defaults": defaults,
         **data,
         "training": sections.training(config["training"], told),
@@ -65,6 +65,9 @@ def convert(text: str, told: Told, *, schema: Path | None = None) -> dict[str, A
         "optimizer": optimizer,
         "schedule": schedule,
     }
+    for name in sorted(unset(out)):
+        told.findings.append(f"the environment variable {name} is not set here; a run needs it")
+    return out
 
 
 def written(experiment: Mapping[str, Any], source: str, findings: list[str]) -> str:
@@ -153,7 +156,7 @@ def _plain(node: Any) -> Any:
         return {key: _plain(value) for key, value in node.items()}
     if isinstance(node, list):
         return [_plain(item) for item in node]
-    return node if isinstance(node, str) and "${data_root}" in node else interpolated(node)
+    return interpolated(node)
 
 
 class _Dumper(yaml.SafeDumper):

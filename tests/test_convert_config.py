@@ -23,6 +23,7 @@ from recap.experiment import instantiate
 from recap.model.original import from_original
 from recap.model.original_weights import original_weights, task_name
 from recap.optimizer import set_learning_rates
+from recap.original.data import parquet_name
 from recap.train import train
 
 LOCAL_PROD = Path(__file__).parent / "original/local_prod.yaml"
@@ -494,3 +495,78 @@ def test_without_a_file_to_write_the_experiment_is_printed(tmp_path: Path, capsy
     source.write_text(yaml.safe_dump(minimal()))
     assert main([str(source)]) == 0
     assert capsys.readouterr().out.startswith("# @package _global_\n")
+
+
+def test_tables_with_rates_of_their_own_stand_beside_a_single_rate(tmp_path: Path, capsys):
+    tables = [
+        {
+            "name": "video",
+            "num_embeddings": 9,
+            "embedding_dim": 2,
+            "vocab": "ids",
+            "pretrained": {"emb_name": "t", "embedding_snapshot_uri": "gs://there"},
+        }
+    ]
+    large = {"tables": tables, "optimizer": {"init_learning_rate": 0.5}}
+    assert convert(tmp_path, at(minimal(), "model/large_embeddings", large)) == 0
+    told = capsys.readouterr().err
+    for part in (
+        "tables.video: the data name no such feature",
+        "tables.video.vocab: a folder there; here a Parquet file",
+        "tables.video.pretrained: a torchsnapshot there",
+    ):
+        assert part in told
+    cfg = composed(tmp_path)
+    rates = cfg["optimizer"]["multi_task_learning_rates"]
+    assert cfg["optimizer"]["single_task_learning_rate"] is None
+    assert rates["tower_learning_rates"]["like"]["learning_rate"] == 0.01
+    assert rates["backbone_learning_rate"]["learning_rate"] == 0.01
+    assert rates["table_learning_rates"]["video"]["learning_rate"] == 0.5
+    assert cfg["train_data"]["seg_dense_schema"]["sparse"]["video"]["vocabulary"] == "ids"
+    table = cfg["model"]["inputs"]["large_embeddings"]["tables"]["video"]
+    assert (table["embedding_dim"], table["pretrained"]) == (2, "gs://there")
+
+
+def test_features_of_any_length_or_bytes_that_no_table_reads_are_left_out(tmp_path: Path, capsys):
+    features = {"bag": ("int64_list", -1), "raw": ("bytes_list", 1), "c": ("float_list", 3)}
+    schema = write_segdense(tmp_path / "segdense.json", features | {"b": ("int64_list", 2)})
+    original = at(minimal(), "train_data/seg_dense_schema/features", ["bag", "raw"])
+    renamed = {"continuous": "c", "binary": "b"}
+    original = at(original, "train_data/seg_dense_schema/renamed_features", renamed)
+    assert convert(tmp_path, original, "--schema", str(schema)) == 0
+    told = capsys.readouterr().err
+    assert "train_data.seg_dense_schema: bag holds any number of values, which no input" in told
+    assert "train_data.seg_dense_schema: raw holds bytes" in told
+    assert list(composed(tmp_path)["train_data"]["seg_dense_schema"]["dense"]) == [
+        "continuous",
+        "binary",
+    ]
+    del features["c"]
+    write_segdense(schema, features)
+    assert convert(tmp_path, original, "--schema", str(schema)) == 1
+    assert "how long are c, b? the file of the schema does not list" in capsys.readouterr().err
+
+
+def test_a_null_rate_of_the_backbone_leaves_it_as_it_is(tmp_path: Path, capsys):
+    original = at(minimal(), "optimizer/single_task_learning_rate", None)
+    rates = {"tower_learning_rates": {"like": {"constant": 0.1}}, "backbone_learning_rate": None}
+    original = at(original, "optimizer/multi_task_learning_rates", rates)
+    assert convert(tmp_path, original) == 0
+    assert "backbone_learning_rate: null; the original stops at it" in capsys.readouterr().err
+    ours = composed(tmp_path)["optimizer"]["multi_task_learning_rates"]
+    assert ours["backbone_learning_rate"]["learning_rate"] == 0.0
+    assert ours["tower_learning_rates"]["like"]["learning_rate"] == 0.1
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ("a/*.gz", "a/*.parquet"),
+        ("a/part-*.tfrecord.gz", "a/part-*.parquet"),
+        ("gs://b/x.tfrecords", "gs://b/x.parquet"),
+        ("a/part-*", "a/part-*.parquet"),
+        ("a/b.parquet", "a/b.parquet"),
+    ],
+)
+def test_names_of_tfrecords_become_those_of_the_files_made_of_them(theirs: str, ours: str):
+    assert parquet_name(theirs) == ours

@@ -8,7 +8,7 @@ from typing import Any
 
 from recap.model.original_weights import task_name
 from recap.original.fields import NAMED_BY
-from recap.original.reading import Told
+from recap.original.reading import DATA_ROOT, Told
 
 Row = dict[str, Any]
 Columns = Mapping[str, tuple[str, int]]  # column of a file → its dtype here and its length
@@ -87,9 +87,7 @@ def data(config: Row, columns: Columns | None, told: Told) -> Row:
 
 def parquet_name(path: str) -> str:
     """A path or glob of TFRecords as that of the files made of them."""
-    folder, slash, last = path.rpartition("/")
-    bare = _TFRECORD.sub("", last, count=1)
-    return f"{folder}{slash}{bare}.parquet" if bare != last else path
+    return path if path.endswith(".parquet") else f"{_TFRECORD.sub('', path, count=1)}.parquet"
 
 
 def our_name(name: str) -> str:
@@ -136,7 +134,7 @@ def _section(row: Row, place: str, root: str, told: Told) -> Row:
     }
     out |= {
         "map_num_parallel_calls": row["map_num_parallel_calls"],
-        "cache": "${data_root}/cache" if row["cache"] else None,  # there it is in memory
+        "cache": f"{DATA_ROOT}/cache" if row["cache"] else None,  # there it is in memory
         "ignore_data_errors": row["ignore_data_errors"],
         "ignored_rows_limit": 0.01,
     }
@@ -158,10 +156,10 @@ def _section(row: Row, place: str, root: str, told: Told) -> Row:
 def _below(root: str, path: str) -> str:
     """``path`` by the key data_root where it lies in that folder."""
     if path == root:
-        return "${data_root}"
+        return DATA_ROOT
     if root == "." and not path.startswith("/"):
-        return "${data_root}/" + path
-    return "${data_root}" + path.removeprefix(root) if path.startswith(f"{root}/") else path
+        return f"{DATA_ROOT}/{path}"
+    return DATA_ROOT + path.removeprefix(root) if path.startswith(f"{root}/") else path
 
 
 def _schema(row: Row, tables: list[Row], columns: Columns | None, told: Told) -> Row:
@@ -194,9 +192,10 @@ def _schema(row: Row, tables: list[Row], columns: Columns | None, told: Told) ->
         if not length:
             missing.append(column)
         elif length < 0 or dtype == "bytes":
+            held = "bytes" if dtype == "bytes" else "any number of values"
             told.findings.append(
-                f"train_data.seg_dense_schema: {column} is of {dtype} and any length, which no "
-                "input of the model reads; left out"
+                f"train_data.seg_dense_schema: {column} holds {held}, which no input of the model "
+                "reads; left out"
             )
         else:
             node = {"_target_": "recap.schema.Dense", "column": column}

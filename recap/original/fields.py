@@ -98,7 +98,7 @@ TASK = Record(
     {
         **NETWORK,
         "affine_map": Record({"scale": Value(float, 1.0), "bias": Value(float, 0.0)}),
-        "pos_weight": Value(float, 1.0),
+        "pos_weight": Value(float, 1.0, above=0),
     },
     one_of=(tuple(NETWORK),),
 )

@@ -20,6 +20,7 @@ from recap.original.fields import ORIGINAL, Many, Record, Value
 _START, _END = "\ue000", "\ue001"
 _REFERENCE = re.compile(r"\$(?:\$|\{([A-Za-z_]\w*)\}|([A-Za-z_]\w*))", re.ASCII)
 _MARKED = re.compile(f"{_START}(\\w+){_END}")
+DATA_ROOT = "\ue002"  # in a path of the experiment: its key data_root
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a string"}
 
 
@@ -49,9 +50,6 @@ def read(text: str, told: Told) -> dict[str, Any]:
     except yaml.YAMLError as error:
         told.faults.append(f"not YAML: {' '.join(str(error).split())}")
         return {}
-    unset = {name for name in _MARKED.findall(marked) if name not in os.environ}
-    for name in sorted(unset - {"TML_BASE"}):  # where the original's code lies
-        told.findings.append(f"the environment variable {name} is not set here; set it for a run")
     if not isinstance(content, dict):
         told.faults.append("must be a mapping with the sections model, train_data, …")
         return {}
@@ -68,8 +66,17 @@ def expanded(text: str) -> str:
 def interpolated(value: Any) -> Any:
     """``value`` for a YAML file here: references to the environment become ``${oc.env:NAME}``."""
     if isinstance(value, str):
-        return _MARKED.sub(r"${oc.env:\1}", value.replace("${", "\\${"))
+        escaped = value.replace("${", "\\${").replace(DATA_ROOT, "${data_root}")
+        return _MARKED.sub(r"${oc.env:\1}", escaped)
     return value
+
+
+def unset(node: Any) -> set[str]:
+    """The environment variables in the strings of ``node`` that are not set."""
+    if isinstance(node, dict | list):
+        items = node.values() if isinstance(node, dict) else node
+        return set().union(*(unset(item) for item in items))
+    return {name for name in _MARKED.findall(str(node)) if name not in os.environ}
 
 
 def shown(value: Any) -> str:
@@ -123,7 +130,7 @@ def _many(spec: Many, node: Any, path: str, told: Told) -> Any:
         shape = "a mapping" if spec.by_name else "a list"
         told.faults.append(f"{path}={shown(node)}: must be {shape}")
         return spec.default
-    if spec.by_name:
+    if isinstance(node, dict):
         rows = ((expanded(str(key)), row) for key, row in node.items())
         return {key: _item(spec, row, f"{path}.{key}", told) for key, row in rows}
     if spec.required and not node:
@@ -158,7 +165,7 @@ def _value(spec: Value, node: Any, path: str, told: Told) -> Any:
         return spec.default
     if isinstance(node, float) and not math.isfinite(node):
         told.faults.append(f"{path}={node}: must be finite")
-    if spec.above is not None and not node > spec.above:
+    if spec.above is not None and isinstance(node, int | float) and not node > spec.above:
         told.faults.append(f"{path}={node}: must be above {spec.above:g}")
     if spec.among and node not in spec.among:
         told.faults.append(f"{path}={node}: must be one of {', '.join(spec.among)}")

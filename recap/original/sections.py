@@ -45,6 +45,11 @@ def training(row: Row, told: Told) -> Row:
     for key in (key for key in row if key not in known):
         if key != "eval_timeout_in_s" or row[key] != 3600.0:
             told.findings.append(f"training.{key}={row[key]}: no counterpart here; left out")
+    if row["save_dir"] is not None:
+        told.findings.append(
+            f"training.save_dir={row['save_dir']}: all runs of this experiment are one there; with "
+            "null, or an override, each has its own folder"
+        )
     return {key: value for key, value in row.items() if key in known}
 
 
