@@ -110,3 +110,27 @@ def test_rates_of_an_unknown_task_are_refused_with_the_nearest(tmp_path):
     message = "tasks.lik: rates of a task that seg_dense_schema.labels does not name; close: like"
     with pytest.raises(ValueError, match=message):
         data_of(tmp_path, tasks={"lik": SamplingRates()})
+
+
+@needs_golden
+@pytest.mark.parametrize("tasks", [["fav", "reply", "click"], ["click", "fav"]])
+def test_labels_and_weights_of_a_batch_are_the_references_by_name(tmp_path, tasks):
+    arrays = np.load(GOLDEN / "preprocessors.npz")
+    order = ["fav", "reply", "click"]
+    table = {task: arrays[f"in/label/{task}"][:, 0] for task in order}
+    pq.write_table(pa.table(table), tmp_path / "a.parquet")
+    data = ParquetData(
+        inputs=str(tmp_path),
+        seg_dense_schema=Schema(labels={task: task for task in order}),
+        global_batch_size=12,
+        tasks={
+            "fav": SamplingRates(pos_downsampling_rate=0.8387, neg_downsampling_rate=0.01),
+            "reply": SamplingRates(neg_downsampling_rate=0.25),
+        },
+    )
+    ((batch, _),) = data.batches(tasks=tasks, weighted=True, shuffle_seed=None, epochs=1)
+    assert batch.weights is not None
+    columns = [order.index(task) for task in tasks]
+    expected = arrays["map_output/labels"][:, columns], arrays["map_output/weights"][:, columns]
+    np.testing.assert_array_equal(batch.labels.numpy(), expected[0])
+    np.testing.assert_array_equal(batch.weights.numpy(), expected[1])
