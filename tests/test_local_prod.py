@@ -62,6 +62,7 @@ def test_featurization(cfg: dict[str, Any]):
     assert without_target(featurization["batch_norm_config"]) == {"affine": True, "momentum": 0.01}
     assert featurization["clip_magnitude"] == 5.0
     assert without_target(featurization["layer_norm_config"]) == {
+        "axis": -1,
         "epsilon": 0.0,
         "center": True,
         "scale": True,
