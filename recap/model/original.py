@@ -52,7 +52,9 @@ def from_original(state: Mapping[str, Any], config: Mapping[str, Any]) -> HeavyR
 
     Calibrated probabilities are p·r / (1 − p + p·r) with r = negatives / positives kept, as the
     weights hold it or, where they do not, by the rates of ``train_data.tasks`` (1 where absent).
-    Its learning rates go by task and "backbone", see recap.optimizer: the parameter groups of
+    What else stands under the original's names, gradients or a later state, comes under the
+    ranker's by ``recap.model.original_weights.renamed(arrays, ranker)``. Learning rates go by task
+    and "backbone", see recap.optimizer: the parameter groups of
     ``RecapOptimizerConfig(…)(**ranker.parameters_by_kind())`` are the original's.
 
     Embeddings that the weights have no layer norm for need not be in the batch. Where the original
@@ -129,7 +131,7 @@ def _network(row: Any, place: str, faults: list[str]) -> Callable[..., nn.Module
         return MLP
 
 
-def _mlp(row: Mapping[str, Any]) -> Callable[..., nn.Module]:
+def _mlp(row: Mapping[str, Any]) -> Callable[..., MLP]:
     dropout = row.get("dropout")
     return partial(
         MLP,
