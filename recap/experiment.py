@@ -27,6 +27,7 @@ from recap.loss import MultiTaskLoss
 from recap.model.heavy_ranker import HeavyRanker
 from recap.tracking import Tracker
 from recap.training import Training
+from recap.warm_start import start_faults
 
 # lists reach Python as lists, and every other node without a target as a dict
 instantiate = functools.partial(hydra.utils.instantiate, _convert_="object")
@@ -157,6 +158,8 @@ def assemble(cfg: DictConfig) -> Parts:
         if parts.build_optimizer is not None and not any_at(faults, "optimizer"):
             with _collected(faults, "optimizer"):
                 parts.optimizer = parts.build_optimizer(**parts.ranker.parameters_by_kind())
+        if not any_at(faults, "training.initial_checkpoint_dir"):
+            faults += start_faults(parts.training, parts.ranker)
     return parts
 
 

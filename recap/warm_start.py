@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from torch import Tensor
@@ -9,6 +10,7 @@ from torch import Tensor
 from recap import checkpoint, weight_files
 from recap.model.heavy_ranker import HeavyRanker
 from recap.model.original_weights import is_original, original_weights
+from recap.training import Training
 
 
 def find(named: str) -> Path:
@@ -27,6 +29,18 @@ def find(named: str) -> Path:
             "weights or a folder that holds one"
         )
     return found
+
+
+def start_faults(training: Training, ranker: HeavyRanker) -> Iterator[str]:
+    """Why a run that has no checkpoint of its own yet could not start, a line per difference."""
+    initial = training.initial_checkpoint_dir
+    if initial is None or checkpoint.latest(Path(training.save_dir)) is not None:
+        return
+    try:
+        initial_weights(initial, ranker)
+    except ValueError as error:
+        for line in str(error).splitlines():
+            yield f"training.initial_checkpoint_dir={initial}: {line.strip()}"
 
 
 def initial_weights(named: str, ranker: HeavyRanker) -> dict[str, Tensor]:
