@@ -264,8 +264,6 @@ def test_arrays_names_without_prefix_and_nulls_are_the_same():
         from_original(written.state, {"model": model}),
         from_original(bare, {"model": nulls, "train_data": None}),
     )
-        first.inputs["featurization"], "clip_magnitude", 0.7
-    )  # as the configuration, not in float64
     torch.testing.assert_close(first.eval()(batch), second.eval()(batch), rtol=1e-6, atol=1e-7)
     assert is_original(bare)
     assert is_original(f"module.{name}" for name in written.state)
