@@ -1,5 +1,6 @@
 """The composed local_prod has the numbers of the published experiment."""
 
+from pathlib import Path
 from typing import Any
 
 import hydra
@@ -10,18 +11,31 @@ from omegaconf import OmegaConf
 from recap.compose import compose
 from recap.model import HeavyRanker
 
-# task: dropout, tower's peak rate, ramp steps
+# task: dropout, tower's peak rate, ramp steps, weight in the ranking score
 TASKS = {
-    "is_favorited": (None, 0.0008, 5000),
-    "is_good_clicked_convo_desc_favorited_or_replied": (None, 0.0001, 2000),
-    "is_good_clicked_convo_desc_v2": (None, 0.0002, 1000),
-    "is_negative_feedback_v2": (0.1, 0.0005, 5000),
-    "is_profile_clicked_and_profile_engaged": (None, 0.0003, 1000),
-    "is_replied": (None, 0.001, 1000),
-    "is_replied_reply_engaged_by_author": (None, 0.0001, 1000),
-    "is_report_tweet_clicked": (0.2, 0.0001, 3000),
-    "is_retweeted": (None, 0.0001, 1000),
-    "is_video_playback_50": (None, 0.003, 1000),
+    "is_favorited": (None, 0.0008, 5000, 0.5),
+    "is_good_clicked_convo_desc_favorited_or_replied": (None, 0.0001, 2000, 11.0),
+    "is_good_clicked_convo_desc_v2": (None, 0.0002, 1000, 10.0),
+    "is_negative_feedback_v2": (0.1, 0.0005, 5000, -74.0),
+    "is_profile_clicked_and_profile_engaged": (None, 0.0003, 1000, 12.0),
+    "is_replied": (None, 0.001, 1000, 13.5),
+    "is_replied_reply_engaged_by_author": (None, 0.0001, 1000, 75.0),
+    "is_report_tweet_clicked": (0.2, 0.0001, 3000, -369.0),
+    "is_retweeted": (None, 0.0001, 1000, 1.0),
+    "is_video_playback_50": (None, 0.003, 1000, 0.005),
+}
+# task: the shares of positives and of negatives that its partition kept
+KEPT = {
+    "is_favorited": (0.8387, 0.01),
+    "is_good_clicked_convo_desc_favorited_or_replied": (0.9164, 0.00195),
+    "is_good_clicked_convo_desc_v2": (1.0, 0.00174),
+    "is_negative_feedback_v2": (1.0, 0.0028),
+    "is_profile_clicked_and_profile_engaged": (1.0, 0.0015),
+    "is_replied": (1.0, 0.005),
+    "is_replied_reply_engaged_by_author": (1.0, 0.001),
+    "is_report_tweet_clicked": (1.0, 0.000014),
+    "is_retweeted": (0.9561, 0.004),
+    "is_video_playback_50": (1.0, 0.00427),
 }
 LABELS_WITHOUT_TOWER = ["is_bookmarked", "is_shared", "is_tweet_detail_dwelled_15_sec"]
 
@@ -64,6 +78,7 @@ def test_featurization(cfg: dict[str, Any]):
     assert without_target(featurization["layer_norm_config"]) == {
         "axis": -1,
         "epsilon": 0.0,
+        "axis": -1,
         "center": True,
         "scale": True,
     }
@@ -95,7 +110,7 @@ def test_backbone(cfg: dict[str, Any]):
 def test_towers(cfg: dict[str, Any]):
     tasks = cfg["model"]["tasks"]
     assert list(tasks) == list(TASKS)
-    for name, (dropout, _, _) in TASKS.items():
+    for name, (dropout, _, _, score_weight) in TASKS.items():
         assert without_target(tasks[name]["tower"]) == {
             "layer_sizes": [256, 128, 1],
             "batch_norm": {
@@ -107,7 +122,8 @@ def test_towers(cfg: dict[str, Any]):
             "final_layer_activation": False,
             "init": "xavier_uniform",
         }
-        assert tasks[name]["pos_weight"] == 1.0
+        assert tasks[name]["pos_weight"] == tasks[name]["loss_weight"] == 1.0
+        assert tasks[name]["score_weight"] == score_weight
         assert tasks[name]["affine_map"] is None
 
 
@@ -121,7 +137,7 @@ def test_learning_rates(cfg: dict[str, Any]):
     }
     assert rates["tower_learning_rates"] == {
         name: {"_target_": ramp, "learning_rate": peak, "num_ramp_steps": steps}
-        for name, (_, peak, steps) in TASKS.items()
+        for name, (_, peak, steps, _) in TASKS.items()
     }
     assert rates["table_learning_rates"] == {}
 
@@ -135,6 +151,12 @@ def test_train_data(cfg: dict[str, Any]):
     data = cfg["train_data"]
     assert data["global_batch_size"] == 128
     assert data["examples_shuffle_buffer_size"] == 1024
+    assert data["file_batch_size"] == 16
+    assert data["cache"] is None
+    assert data["ignore_data_errors"] is False
+    for key in ("num_files_to_keep", "map_num_parallel_calls", "interleave_num_parallel_calls"):
+        assert data[key] is None
+    assert list(data["preprocess"]) == ["truncate_and_slice"]
     cut = data["preprocess"]["truncate_and_slice"]
     assert cut["continuous_feature_truncation"] == 2117
     assert cut["binary_feature_truncation"] == 59
@@ -175,21 +197,9 @@ def test_twelve_partitions(cfg: dict[str, Any]):
         "train": None,
         **{task: [task] for task in TASKS},
     }
-    kept = {  # positives, negatives: fractions
-        "is_favorited": (0.8387, 0.01),
-        "is_good_clicked_convo_desc_favorited_or_replied": (0.9164, 0.00195),
-        "is_good_clicked_convo_desc_v2": (1.0, 0.00174),
-        "is_negative_feedback_v2": (1.0, 0.0028),
-        "is_profile_clicked_and_profile_engaged": (1.0, 0.0015),
-        "is_replied": (1.0, 0.005),
-        "is_replied_reply_engaged_by_author": (1.0, 0.001),
-        "is_report_tweet_clicked": (1.0, 0.000014),
-        "is_retweeted": (0.9561, 0.004),
-        "is_video_playback_50": (1.0, 0.00427),
-    }
     rates = {
         task: {task: {"pos_downsampling_rate": positives, "neg_downsampling_rate": negatives}}
-        for task, (positives, negatives) in kept.items()
+        for task, (positives, negatives) in KEPT.items()
     }
     assert cfg["train_data"]["tasks"] == {}
     assert {
@@ -211,3 +221,25 @@ def test_the_model_reads_2776_inputs_and_has_48_million_parameters():
     assert isinstance(ranker, HeavyRanker)
     assert ranker.in_features == 2117 + 59 + 3 * 200 == 2776
     assert sum(p.numel() for p in ranker.parameters()) == 48_115_108
+
+
+def test_the_numbers_are_those_of_the_tables_that_the_experiment_was_published_with():
+    """Reads every row of the reference's tables, where that paper lies beside the checkout."""
+    paper = Path(__file__).resolve().parents[2] / "shared" / "design" / "local_prod.md"
+    if not paper.is_file():
+        pytest.skip("the reference's description is not here")
+    rows = {
+        tuple(cell.strip() for cell in line.strip("| \n").split("|"))
+        for line in paper.read_text().splitlines()
+        if line.startswith("| is_")
+    }
+
+    def cells(name: str, numbers: tuple[float | None, ...]) -> tuple[str | float, ...]:
+        return (name, *("–" if number is None else number for number in numbers))
+
+    def read(row: tuple[str, ...]) -> tuple[str | float, ...]:
+        name, *rest = row
+        return (name, *("–" if x == "–" else float(x.replace("−", "-")) for x in rest))
+
+    ours = {cells(name, numbers) for table in (TASKS, KEPT) for name, numbers in table.items()}
+    assert {read(row) for row in rows} == ours
