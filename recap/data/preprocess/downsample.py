@@ -23,12 +23,14 @@ class DownsampleNegatives:
     ``engagements_list``. Where n > B the first B − P negatives stay, and their weights are
     multiplied by (n − P) / (B − P).
 
-    With P ≥ B and any negatives that is not possible: B − 1 positives drawn at random stay, their
-    weights multiplied by P / (B − 1), and one negative drawn at random stands for all n − P.
-    Without negatives, B positives drawn at random stay, multiplied by P / B. A row's weight is one
-    over the probability with which it stayed (Horvitz and Thompson), so that weighted sums over a
-    batch are on average those over all rows read for it; of the first case that holds as far as
-    rows come in a random order.
+    With P = B the positives are the batch, as in the reference; its negatives are not stood for.
+
+    With P > B and any negatives, B − 1 positives drawn at random stay, their weights multiplied by
+    P / (B − 1), and one negative drawn at random stands for all n − P. Without negatives, B
+    positives drawn at random stay, multiplied by P / B. A row's weight is one over the probability
+    with which it stayed (Horvitz and Thompson), so that weighted sums over a batch are on average
+    those over all rows read for it; of the case P < B that holds as far as rows come in a random
+    order.
 
     A batch size of 1 has no room for both kinds and is refused by the data set.
 
@@ -90,7 +92,7 @@ class DownsampleNegatives:
         n, room = len(rows), batch_size
         if n <= room:
             return rows.take(np.concatenate([positives, negatives]))
-        if len(positives) < room:
+        if len(positives) <= room:
             kept, left = positives, negatives[: room - len(positives)]
         else:
             random = np.random.default_rng((_NAME, *seed))
