@@ -494,8 +494,9 @@ def test_a_batch_has_distinct_rows_and_weights_that_add_up_to_the_rows_read(labe
     assert len(kept) == len(set(kept)) == min(size, len(labels))
     np.testing.assert_array_equal(rows.labels, labels[kept])
     weights = np.ones_like(rows.labels) if rows.weights is None else rows.weights
-    assert weights[:, 0].sum() == pytest.approx(len(labels), rel=1e-5)
     positive = rows.labels.any(axis=1)
+    if labels.any(axis=1).sum() != size:
+        assert weights[:, 0].sum() == pytest.approx(len(labels), rel=1e-5)
     assert weights[positive, 0].sum() == pytest.approx(labels.any(axis=1).sum(), rel=1e-5)
     assert (np.diff(positive.astype(int)) <= 0).all()  # positives first
 
