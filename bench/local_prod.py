@@ -17,7 +17,7 @@ from bench.report import own_settings
 from bench.speed import measure
 from recap.compose import compose
 from recap.data.synthetic import write_synthetic
-from recap.experiment import instantiate
+from recap.nodes import instantiate
 
 DEFAULTS = {
     "rows": "20480",

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import collections.abc
 import dataclasses
 import inspect
 import logging
+import math
 import re
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import hydra
-import typeguard
 
 from recap.nearest import nearest
 
@@ -68,6 +69,12 @@ def binding_faults(node: Any, path: str) -> Iterator[str]:
         yield from binding_faults(value, f"{path}.{key}" if path else str(key))
     if "_target_" not in node:
         return
+    for key, kind in {"_target_": str, "_partial_": bool, "_recursive_": bool}.items():
+        if key in node and not isinstance(node[key], kind):
+            meant = "the dotted name of a class or function" if kind is str else "true or false"
+            yield f"{path}.{key}={node[key]}: must be {meant}"
+    if not isinstance(node["_target_"], str):
+        return
     try:
         target = hydra.utils.get_object(node["_target_"])
         parameters = inspect.signature(target).parameters
@@ -84,8 +91,8 @@ def binding_faults(node: Any, path: str) -> Iterator[str]:
         if key not in parameters and not open_ended:
             hint = nearest(key, parameters)
             yield f"{path}.{key}: {node['_target_']} takes no such key; {hint}"
-        elif key in hints and (fault := _type_fault(value, hints[key])):
-            yield f"{path}.{key}={value!r}: {fault}"
+        elif key in hints:
+            yield from _type_faults(value, hints[key], f"{path}.{key}")
     if not node.get("_partial_"):
         for name, parameter in parameters.items():
             required = parameter.default is parameter.empty and parameter.kind not in (
@@ -130,26 +137,70 @@ def _is_hydras(key: Any) -> bool:
     return key in ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")
 
 
-def _type_fault(value: Any, hint: Any) -> str | None:
-    """Why a plain value cannot be what is annotated; nodes become objects and are not judged."""
-    if _holds_target(value):
-        return None
-    forms = [value, tuple(value)] if isinstance(value, list) else [value]  # YAML has no tuples
-    if any(_fits(form, hint) for form in forms):
-        return None
+_PLAIN = (str, int, float, bool, type(None))
+
+
+def _type_faults(value: Any, hint: Any, place: str) -> Iterator[str]:
+    """Why a plain value at ``place`` cannot be what is annotated; of a mapping, which values."""
+    if _admits(hint, value):
+        return
     wanted = getattr(hint, "__name__", None) if inspect.isclass(hint) else None
-    return f"must be {wanted or _in_words(hint)}"
+    wanted = wanted or _in_words(hint)
+    kinds = _kinds(hint)
+    rows = [kind for kind in kinds if _is_mapping(kind)]
+    if isinstance(value, dict) and rows:
+        for key, row in value.items():
+            yield from _type_faults(row, typing.get_args(rows[0])[1], f"{place}.{key}")
+    elif isinstance(value, dict) and not all(kind in _PLAIN for kind in kinds):
+        yield f"{place}._target_: missing; it names the {wanted} that is made of these values"
+    elif isinstance(value, float) and not math.isfinite(value):
+        yield f"{place}={value!r}: must be a finite number"
+    else:
+        yield f"{place}={value!r}: must be {wanted}"
 
 
-def _fits(value: Any, hint: Any) -> bool:
-    try:
-        typeguard.check_type(
-            value, hint, collection_check_strategy=typeguard.CollectionCheckStrategy.ALL_ITEMS
-        )
-    except typeguard.TypeCheckError:
-        return False
-    except Exception:  # an annotation beyond typeguard: the target's own checks remain
+def _kinds(hint: Any) -> tuple[Any, ...]:
+    """What a value may be of: the parts of a union, or the annotation itself."""
+    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    return typing.get_args(hint) if union else (hint,)
+
+
+def _is_mapping(hint: Any) -> bool:
+    origin = typing.get_origin(hint)
+    return isinstance(origin, type) and issubclass(origin, Mapping)
+
+
+def _admits(hint: Any, value: Any) -> bool:
+    """Whether a plain value may stand where ``hint`` is annotated; true is no number, nan neither.
+
+    A node with a ``_target_`` may stand anywhere: what it becomes is not judged. What a class is
+    annotated for, a plain value is not. Of annotations that are not known here, anything is.
+    """
+    if isinstance(value, dict) and "_target_" in value:
         return True
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if len(kinds := _kinds(hint)) > 1:
+        return any(_admits(kind, value) for kind in kinds)
+    if origin is typing.Literal:
+        return any(type(value) is type(allowed) and value == allowed for allowed in arguments)
+    if hint is float:
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        return number and math.isfinite(value)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if origin is tuple:
+        if arguments[-1] is not ... and isinstance(value, list) and len(value) == len(arguments):
+            return all(map(_admits, arguments, value))
+        if arguments[-1] is not ...:
+            return False
+    if origin is collections.abc.Callable:
+        return False
+    if _is_mapping(hint):
+        return isinstance(value, dict) and all(_admits(arguments[1], v) for v in value.values())
+    if isinstance(origin, type) and issubclass(origin, Iterable):
+        return isinstance(value, list) and all(_admits(arguments[0], v) for v in value)
+    if inspect.isclass(hint):
+        return isinstance(value, hint) if not getattr(hint, "_is_protocol", False) else False
     return True
 
 
@@ -159,9 +210,3 @@ def _in_words(hint: Any) -> str:
         return f"one of {', '.join(map(str, typing.get_args(hint)))}"
     words = str(hint).replace("typing.", "").replace("collections.abc.", "")
     return words.replace(" | None", " or null")
-
-
-def _holds_target(value: Any) -> bool:
-    if isinstance(value, dict):
-        return "_target_" in value or any(_holds_target(item) for item in value.values())
-    return isinstance(value, list) and any(_holds_target(item) for item in value)

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import functools
-import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import hydra
 import torch
-from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -25,12 +21,10 @@ from recap.distributed import world_size
 from recap.joining import column_faults, joining_faults
 from recap.loss import MultiTaskLoss
 from recap.model.heavy_ranker import HeavyRanker
+from recap.nodes import Nodes, located
 from recap.tracking import Tracker
 from recap.training import Training
 from recap.warm_start import start_faults
-
-# lists reach Python as lists, and every other node without a target as a dict
-instantiate = functools.partial(hydra.utils.instantiate, _convert_="object")
 
 
 @dataclass(frozen=True)
@@ -123,7 +117,7 @@ def assemble(cfg: DictConfig) -> Parts:
         return Parts(faults + shapes)
     if (ranks := world_size()) > 1:
         faults.append(f"{ranks} processes were started: a run is one process; start it by itself")
-    sections = _instantiate_sections(OmegaConf.create(plain), faults)
+    sections = _sections(plain, faults)
     faults += joining_faults(plain, sections)
     parts = Parts(
         faults,
@@ -163,60 +157,21 @@ def assemble(cfg: DictConfig) -> Parts:
     return parts
 
 
-def _instantiate_sections(cfg: DictConfig, faults: list[str]) -> dict[str, Any]:
+def _sections(plain: Mapping[str, Any], faults: list[str]) -> dict[str, Any]:
     """Every section without a fault as its object; adds the faults of those that refuse."""
-    parts: dict[str, Any] = {"validation_data": {}}
-    nodes = [(name, cfg[name]) for name in ("training", "model", "train_data", "optimizer")]
-    nodes += [("tracking", cfg.tracking)]
-    nodes += [(f"validation_data.{name}", node) for name, node in cfg.validation_data.items()]
-    for name, node in nodes:
-        if any_at(faults, name):
+    sections: dict[str, Any] = {"validation_data": {}}
+    nodes = Nodes(plain)
+    names = ["training", "model", "train_data", "optimizer", "tracking"]
+    for place in [*names, *(f"validation_data.{name}" for name in plain["validation_data"])]:
+        if any_at(faults, place):
             continue
-        made = _made(name, node, cfg, faults)
-        if made is None:
-            continue
-        section, _, partition = name.partition(".")
-        if partition:
-            parts[section][partition] = made
-        else:
-            parts[section] = made
-    return parts
-
-
-def _made(name: str, node: Any, cfg: DictConfig, faults: list[str]) -> Any:
-    """The object of the section; None where it refuses, or one of those that it is made of.
-
-    A row of a mapping that refuses is taken out of ``cfg``, so that the other rows are judged, too.
-    """
-    out: list[str] = []
-    while True:
-        try:
-            made = instantiate(node)
-            return None if out else made
-        except InstantiationException as error:
-            place = getattr(error, "full_key", None) or name
-            match = [line for line in str(error).splitlines() if line.startswith("full_key: ")]
-            if match:
-                place = match[0].removeprefix("full_key: ")
-            if any(row.startswith(f"{place}.") for row in out):
-                return None  # it may refuse because of what was taken out of it
-            faults += _lines(place, error.__cause__ or error)
-            rows, _, row = place.rpartition(".")
-            mapping = OmegaConf.select(cfg, rows) if place != name and rows else None
-            if not isinstance(mapping, DictConfig) or "_target_" in mapping or row not in mapping:
-                return None
-            del mapping[row]
-            out.append(place)
-
-
-def _lines(place: str, error: BaseException) -> list[str]:
-    """One fault per line of the error, each with its place."""
-    return [
-        line
-        if line.startswith(f"{place.split('.')[0]}.")
-        else f"{place}{'.' if re.match(r'[a-z_0-9.]+=|tasks[.]', line) else ': '}{line}"
-        for line in str(error).splitlines()
-    ]
+        with _collected(faults, place):
+            section, _, partition = place.partition(".")
+            if partition:
+                sections[section][partition] = nodes.made(place)
+            else:
+                sections[section] = nodes.made(place)
+    return sections
 
 
 @contextmanager
@@ -225,7 +180,7 @@ def _collected(faults: list[str], place: str) -> Iterator[None]:
     try:
         yield
     except (ValueError, TypeError) as error:
-        faults += _lines(place, error)
+        faults += located(place, error, {})
 
 
 def _first_line(error: BaseException) -> str:

@@ -283,7 +283,8 @@ def _collect(faults: list[str], place: str) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        faults.append(f"{place}: {error}")
+        lines = str(error).splitlines()
+        faults += [line if line.startswith("model.") else f"{place}: {line}" for line in lines]
 
 
 def _refuse(faults: list[str]) -> None:

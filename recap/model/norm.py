@@ -19,9 +19,7 @@ class BatchNorm:
 
     def __post_init__(self) -> None:
         if not 0.0 < self.momentum <= 1.0:
-            raise ValueError(
-                f"batch_norm.momentum={self.momentum} must be above 0 and at most 1, e.g. 0.1"
-            )
+            raise ValueError(f"momentum={self.momentum} must be above 0 and at most 1, e.g. 0.1")
 
     def over(self, num_features: int) -> nn.BatchNorm1d:
         """A batch norm over ``num_features`` columns."""
@@ -43,11 +41,11 @@ class LayerNorm:
     def __post_init__(self) -> None:
         faults = []
         if self.axis not in (-1, 1):
-            faults.append(f"layer_norm.axis={self.axis} must be -1 or 1, the columns of a row")
+            faults.append(f"axis={self.axis} must be -1 or 1, the columns of a row")
         if not 0.0 <= self.epsilon < math.inf:
-            faults.append(f"layer_norm.epsilon={self.epsilon} must be 0 or more, e.g. 1e-5")
+            faults.append(f"epsilon={self.epsilon} must be 0 or more, e.g. 1e-5")
         if faults:
-            raise ValueError("; ".join(faults))
+            raise ValueError("\n".join(faults))
 
     def over(self, num_features: int) -> RowNorm:
         """A layer norm over rows of ``num_features`` numbers."""

@@ -99,7 +99,7 @@ def test_a_faulty_setting_is_refused(settings, message):
 
 @pytest.mark.parametrize("momentum", [0.0, 1.5])
 def test_a_momentum_outside_its_range_is_refused(momentum):
-    with pytest.raises(ValueError, match=r"batch_norm.momentum=.* must be above 0 and at most 1"):
+    with pytest.raises(ValueError, match=r"momentum=.* must be above 0 and at most 1"):
         BatchNorm(momentum=momentum)
 
 
