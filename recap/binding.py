@@ -155,6 +155,8 @@ def _type_faults(value: Any, hint: Any, place: str) -> Iterator[str]:
         yield f"{place}._target_: missing; it names the {wanted} that is made of these values"
     elif isinstance(value, float) and not math.isfinite(value):
         yield f"{place}={value!r}: must be a finite number"
+    elif kinds and all(_is_made(kind) for kind in kinds):
+        yield f"{place}={value!r}: must be a mapping, {{_target_: …}}, that makes a {wanted}"
     else:
         yield f"{place}={value!r}: must be {wanted}"
 
@@ -163,6 +165,13 @@ def _kinds(hint: Any) -> tuple[Any, ...]:
     """What a value may be of: the parts of a union, or the annotation itself."""
     union = typing.get_origin(hint) in (typing.Union, types.UnionType)
     return typing.get_args(hint) if union else (hint,)
+
+
+def _is_made(hint: Any) -> bool:
+    """Whether only a node with a ``_target_`` becomes what is annotated."""
+    if typing.get_origin(hint) is collections.abc.Callable:
+        return True
+    return inspect.isclass(hint) and hint not in (*_PLAIN, list, dict, tuple)
 
 
 def _is_mapping(hint: Any) -> bool:

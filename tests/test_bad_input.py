@@ -350,7 +350,7 @@ def test_a_new_key_that_nobody_reads_is_refused(tiny: Tiny):
         ("training.gradient_clip_norm=0", "training.gradient_clip_norm=0 must be above 0"),
         ("training.device=gpu7", "training.device=gpu7: no device has this name; "),
         ("optimizer.adam.beta_1=2", "optimizer.adam.beta_1=2 must lie in [0, 1)"),
-        ("model.backbone.dropout=2", "model.backbone: dropout=2 must be a fraction between 0 and"),
+        ("model.backbone.dropout=2", "model.backbone.dropout=2 must be a fraction between 0 and"),
         ("data_root=???", "train_data.inputs: MissingMandatoryValue"),
     ],
 )
@@ -386,7 +386,7 @@ def test_all_faults_of_a_config_come_in_one_message(tiny: Tiny):
     )
     places = [re.split(r"[=:]", line)[0] for line in found]
     assert sorted(places) == [
-        "model.backbone",
+        "model.backbone.dropout",
         "optimizer.adam.beta_1",
         "schedule.towers.shared",
         "train_data.inputs",
