@@ -171,7 +171,7 @@ def _is_made(hint: Any) -> bool:
     """Whether only a node with a ``_target_`` becomes what is annotated."""
     if typing.get_origin(hint) is collections.abc.Callable:
         return True
-    return inspect.isclass(hint) and hint not in (*_PLAIN, list, dict, tuple)
+    return inspect.isclass(hint) and hint not in (*_PLAIN, Any, list, dict, tuple)
 
 
 def _is_mapping(hint: Any) -> bool:
@@ -185,7 +185,7 @@ def _admits(hint: Any, value: Any) -> bool:
     A node with a ``_target_`` may stand anywhere: what it becomes is not judged. What a class is
     annotated for, a plain value is not. Of annotations that are not known here, anything is.
     """
-    if isinstance(value, dict) and "_target_" in value:
+    if hint is Any or (isinstance(value, dict) and "_target_" in value):
         return True
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if len(kinds := _kinds(hint)) > 1:

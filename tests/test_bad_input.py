@@ -346,7 +346,7 @@ def test_a_new_key_that_nobody_reads_is_refused(tiny: Tiny):
         ("training.num_train_steps=-1", "training.num_train_steps=-1 must be 0 or more"),
         ("training.num_eval_steps=0", "training.num_eval_steps=0 would evaluate nothing; "),
         ("training.eval_timeout_in_s=-1", "training.eval_timeout_in_s=-1 must be 0 or more"),
-        ("training.eval_timeout_in_s=nan", "training.eval_timeout_in_s=nan must be 0 or more"),
+        ("training.eval_timeout_in_s=nan", "training.eval_timeout_in_s=nan: must be a finite"),
         ("training.gradient_clip_norm=0", "training.gradient_clip_norm=0 must be above 0"),
         ("training.device=gpu7", "training.device=gpu7: no device has this name; "),
         ("optimizer.adam.beta_1=2", "optimizer.adam.beta_1=2 must lie in [0, 1)"),

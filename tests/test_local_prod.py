@@ -78,7 +78,6 @@ def test_featurization(cfg: dict[str, Any]):
     assert without_target(featurization["layer_norm_config"]) == {
         "axis": -1,
         "epsilon": 0.0,
-        "axis": -1,
         "center": True,
         "scale": True,
     }

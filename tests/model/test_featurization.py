@@ -161,7 +161,7 @@ def test_a_faulty_number_is_refused():
     for featurize in (ClipLog1pAbs, DoubleNormLog):
         with pytest.raises(ValueError, match=r"clip_magnitude=0\.0 must be above 0"):
             featurize(SCHEMA, clip_magnitude=0.0)
-    with pytest.raises(ValueError, match=r"layer_norm\.epsilon=-1\.0 must be 0 or more"):
+    with pytest.raises(ValueError, match=r"epsilon=-1\.0 must be 0 or more"):
         LayerNorm(epsilon=-1.0)
 
 

@@ -334,11 +334,11 @@ def test_a_null_backbone_rate_is_right_for_a_model_of_towers_alone(tiny: Tiny):
         ),
         (
             f"{RATES}.tower_learning_rates.like=nan",
-            f"{RATES}.tower_learning_rates.like=nan must be a curve of recap.schedule, or a finite",
+            f"{RATES}.tower_learning_rates.like=nan: must be a finite number",
         ),
         (
             f"{RATES}.tower_learning_rates.like=fast",
-            f"{RATES}.tower_learning_rates.like=fast must be a curve of recap.schedule, or a",
+            f"{RATES}.tower_learning_rates.like='fast': must be Callable[[int], float] | float",
         ),
         (
             "schedule.curve.num_ramp_steps=-3",
