@@ -193,8 +193,9 @@ def _admits(hint: Any, value: Any) -> bool:
     if origin is typing.Literal:
         return any(type(value) is type(allowed) and value == allowed for allowed in arguments)
     if hint is float:
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        return number and math.isfinite(value)
+        return (
+            isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        )
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
     if origin is tuple:

@@ -36,10 +36,10 @@ class Nodes:
         """
         lines: list[str] = []
         out: list[str] = []
-        while True:
+        made = None
+        while made is None:
             try:
                 made = instantiate(OmegaConf.select(self._placed, place))
-                break
             except InstantiationException as error:
                 where = re.search(r"^full_key: (.+)$", str(error), re.MULTILINE)
                 path = where[1] if where else place

@@ -139,7 +139,9 @@ class Fault:
             del node[last]
         else:
             node[last] = self.value
-        return OmegaConf.create(plain)
+        wrong = OmegaConf.create(plain)
+        assert isinstance(wrong, DictConfig)
+        return wrong
 
 
 def faults_of(cfg: DictConfig) -> Iterator[Fault]:

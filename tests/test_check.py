@@ -194,7 +194,7 @@ def test_curves_of_all_kinds_are_plotted_together(tmp_path: Path):
 # Memory, by hand.
 
 
-def small() -> nn.Module:
+def small() -> nn.Sequential:
     return nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2), nn.Linear(2, 1))
 
 
@@ -231,11 +231,15 @@ def test_the_state_of_an_optimizer_is_that_after_its_first_step(algorithm, expec
 
 
 def test_activations_are_what_a_forward_pass_keeps_beside_weights_and_batch():
-    class Ranker(nn.Sequential):
-        def forward(self, batch: Batch) -> torch.Tensor:
-            return super().forward(batch.dense["x"])
+    class Ranker(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.tower = nn.Sequential(nn.Linear(3, 2), nn.ReLU(), nn.Linear(2, 1))
 
-    ranker = Ranker(nn.Linear(3, 2), nn.ReLU(), nn.Linear(2, 1))
+        def forward(self, batch: Batch) -> torch.Tensor:
+            return self.tower(batch.dense["x"])
+
+    ranker = Ranker()
     batch = Batch({"x": torch.ones(4, 3)}, {}, ("like",), torch.ones(4, 1))
     kept = footprint.activation_bytes(ranker, MultiTaskLoss(("like",)), batch)
     assert kept >= 4 * 4 * (2 + 1)  # the ReLU's output and the logits
