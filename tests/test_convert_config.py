@@ -19,9 +19,9 @@ from recap.batch import Batch
 from recap.binding import binding_faults, completed
 from recap.compose import compose
 from recap.convert_config import main
-from recap.experiment import instantiate
 from recap.model.original import from_original
 from recap.model.original_weights import original_weights, task_name
+from recap.nodes import instantiate
 from recap.optimizer import set_learning_rates
 from recap.original.data import parquet_name
 from recap.train import train

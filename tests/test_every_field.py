@@ -44,37 +44,41 @@ class Refuses:
     match: str
 
 
+def more_rows(number: int) -> dict[str, pa.Array]:
+    """48 rows of the tiny experiment with more columns: every field has something to read."""
+    random = np.random.default_rng(100 + number)
+
+    def lists(width: int, values: np.ndarray) -> pa.Array:
+        return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), width)
+
+    columns = rows(48, seed=number)
+    columns["e"] = lists(4, random.normal(size=(48, 4)).astype(np.float32))
+    columns["f"] = lists(2, random.normal(size=(48, 2)).astype(np.float32))
+    columns["d"] = lists(3, random.integers(0, 3, size=(48, 3)))
+    columns |= {f"c{i}": pa.array(random.normal(size=48).astype(np.float32)) for i in range(3)}
+    columns["day"] = pa.array(random.integers(0, 4, size=48))
+    columns["tags"] = pa.array([f"{a},{b}" for a, b in random.integers(0, 9, size=(48, 2))])
+    hours = {"served": 0, "shown": 1, "early": 2, "late": random.integers(0, 5, size=48)}
+    hours["seen"] = random.integers(0, 5, size=48)
+    return columns | {
+        f"{name}_ms": pa.array(np.full(48, 3_600_000 * at), pa.int64())
+        for name, at in hours.items()
+    }
+
+
 def write_data(root: Path) -> None:
-    """The tiny experiment's files with more columns: there is something for every field to read."""
+    """The files that the contexts and cases below name."""
     for number, path in enumerate(["train/part-0", "train/part-1", "valid/part-0"]):
-        columns = rows(48, seed=number)
-        random = np.random.default_rng(100 + number)
-
-        def numbers(width: int, values: np.ndarray) -> pa.Array:
-            return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), width)
-
-        columns["e"] = numbers(4, random.normal(size=(48, 4)).astype(np.float32))
-        columns["f"] = numbers(2, random.normal(size=(48, 2)).astype(np.float32))
-        columns["d"] = numbers(3, random.integers(0, 3, size=(48, 3)))
-        columns |= {f"c{i}": pa.array(random.normal(size=48).astype(np.float32)) for i in range(3)}
-        columns["day"] = pa.array(random.integers(0, 4, size=48))
-        columns["tags"] = pa.array([f"{a},{b}" for a, b in random.integers(0, 9, size=(48, 2))])
-        hours = {"served": 0, "shown": 1, "early": 2, "late": random.integers(0, 5, size=48)}
-        hours["seen"] = random.integers(0, 5, size=48)
-        columns |= {
-            f"{name}_ms": pa.array(np.full(48, 3_600_000 * at), pa.int64())
-            for name, at in hours.items()
-        }
-        write(root / f"{path}.parquet", columns)
-        write(root / f"days/2023/01/3{number}/part.parquet", columns)
-        write(root / f"hours/2023/01/31/0{number}/part.parquet", columns)
-    write(root / "damaged.parquet", {**columns, "is_like": pa.array([2] + 47 * [0])})
+        write(root / f"{path}.parquet", more_rows(number))
+        write(root / f"days/2023/01/3{number}/part.parquet", more_rows(number))
+        write(root / f"hours/2023/01/31/0{number}/part.parquet", more_rows(number))
+    write(root / "damaged.parquet", {**more_rows(3), "is_like": pa.array([2] + 47 * [0])})
     np.save(root / "mask-3.npy", [1, 0, 1])
     np.save(root / "mask-2.npy", [0, 1])
     np.save(root / "video.npy", np.ones((21, 2), np.float32))
     for name, scale in (("statistics", 1.0), ("others", 3.0)):
-        numbers = scale * np.random.default_rng(9).normal(size=(50, 4))
-        write_statistics({"continuous": Columns.of(numbers), "e": Columns.of(numbers)}, root / name)
+        found = Columns.of(scale * np.random.default_rng(9).normal(size=(50, 4)))
+        write_statistics({"continuous": found, "e": found}, root / name)
 
 
 MORE_INPUTS = [

@@ -12,7 +12,8 @@ from tiny import Tiny
 from recap.binding import binding_faults
 from recap.compose import CONF, compose
 from recap.data.decode import num_slots
-from recap.experiment import instantiate, prepare
+from recap.experiment import prepare
+from recap.nodes import instantiate
 
 BACKBONES = {"mlp": "MLP", "mask_net": "MaskNet", "dcn": "DCN", "dlrm": "DLRM"}
 EXPERIMENTS = ("local_prod", "kuairand")
