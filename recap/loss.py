@@ -33,8 +33,8 @@ class MultiTaskLoss(nn.Module):
     Raises ValueError for an unknown task, a negative weight or an unknown reduction, all at once.
     """
 
-    pos_weight: Tensor  # [T] float32
-    task_weights: Tensor  # [T] float32
+    pos_weight: Tensor  # [T] float64
+    task_weights: Tensor  # [T] float64
 
     def __init__(
         self,
@@ -65,7 +65,8 @@ class MultiTaskLoss(nn.Module):
             raise ValueError("\n".join(faults))
         for name, values in by_name.items():
             # Not persistent: a checkpoint must not bring back weights that the config has changed.
-            column = torch.tensor([float(values.get(task, 1.0)) for task in self.tasks])
+            numbers = [values.get(task, 1.0) for task in self.tasks]
+            column = torch.tensor(numbers, dtype=torch.float64)
             self.register_buffer(name, column, persistent=False)
 
     def forward(
@@ -76,7 +77,9 @@ class MultiTaskLoss(nn.Module):
         The per-task losses leave ``task_weights`` out: they stay comparable between runs.
         """
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        pos_weight = self.pos_weight.to(logits.dtype)
         per_task = binary_cross_entropy_with_logits(
-            logits, labels.to(logits.dtype), weights, pos_weight=self.pos_weight, reduction="none"
+            logits, labels.to(logits.dtype), weights, pos_weight=pos_weight, reduction="none"
         ).mean(dim=0)
-        return REDUCTIONS[self.reduction](per_task * self.task_weights), per_task
+        task_weights = self.task_weights.to(per_task.dtype)
+        return REDUCTIONS[self.reduction](per_task * task_weights), per_task

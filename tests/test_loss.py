@@ -76,6 +76,14 @@ def test_double_logits_stay_double():
     assert total.item() == pytest.approx(LOG2, abs=1e-15)
 
 
+def test_weights_of_positives_and_tasks_are_not_rounded_where_logits_are_double():
+    loss = MultiTaskLoss(["like"], pos_weight={"like": 1.7}, task_weights={"like": 0.3})
+    total, per_task = loss(torch.zeros(1, 1, dtype=torch.double), torch.ones(1, 1))
+    assert per_task.item() == pytest.approx(1.7 * LOG2, rel=1e-15)
+    assert total.item() == pytest.approx(0.3 * 1.7 * LOG2, rel=1e-15)
+    assert loss(torch.zeros(1, 1), torch.ones(1, 1))[0].dtype == torch.float32
+
+
 def test_the_gradient_of_a_logit_is_probability_minus_label_over_the_batch():
     logits = torch.tensor([[0.0], [math.log(3)]], requires_grad=True)
     MultiTaskLoss(["like"])(logits, torch.tensor([[1.0], [0.0]]))[0].backward()
@@ -113,5 +121,6 @@ def test_losses_are_the_references(case: str):
         torch.from_numpy(arrays["batch0/labels"]),
         torch.from_numpy(arrays["batch0/weights"]),
     )
-    np.testing.assert_allclose(per_task.numpy(), arrays[f"{case}/task_losses"], rtol=1e-6)
-    np.testing.assert_allclose(total.numpy(), arrays[f"{case}/loss"], rtol=1e-6)
+    rtol = 1e-12 if case.endswith("64") else 1e-6
+    np.testing.assert_allclose(per_task.numpy(), arrays[f"{case}/task_losses"], rtol=rtol)
+    np.testing.assert_allclose(total.numpy(), arrays[f"{case}/loss"], rtol=rtol)

@@ -182,10 +182,12 @@ class EmbeddingTables(nn.Module):
 
         read = [(name, feature) for name, features in self.features.items() for feature in features]
         bags = [batch.sparse[feature] for _, feature in read]
+        # length_per_key is known here; torchrec would sum it up and wait for the device
         ids = KeyedJaggedTensor(
             keys=[_key(name, feature) for name, feature in read],
             values=torch.cat([self._kept(name, batch.sparse[f].slots) for name, f in read]),
             lengths=torch.cat([bag.offsets.diff() for bag in bags]),
+            length_per_key=[len(bag.slots) for bag in bags],
         )
         pooled = self.collection(ids).values()
         if not any(table.dropout for table in self.settings.values()):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from recap.batch import Batch
-from recap.model.dense import column_faults
+from recap.model.dense import column, column_faults
 from recap.schema import Schema
 
 
@@ -36,5 +36,5 @@ class Stratifier:
 
     def rows(self, batch: Batch) -> Tensor:
         """The numbers of the examples in the slice, [up to B] int64."""
-        column = batch.dense[self.feature_name][:, self.index]
-        return torch.nonzero(column == self.value).squeeze(1)
+        numbers = column(batch, self.feature_name, self.index)
+        return torch.nonzero(numbers == self.value).squeeze(1)

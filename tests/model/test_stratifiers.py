@@ -44,3 +44,15 @@ def test_a_column_that_is_not_there_is_refused(index: int):
 def test_a_feature_that_is_not_there_is_refused():
     (fault,) = Stratifier(index=0, value=1, feature_name="discret").faults(SCHEMA)
     assert fault == "feature_name: dense input 'discret' is not in the schema; close: discrete"
+
+
+def test_a_number_is_compared_at_its_value_in_whatever_type_the_feature_is_stored():
+    def rows(value: int, stored: torch.dtype) -> list[int]:
+        dense = {"discrete": torch.tensor([[44], [1], [256]]).to(stored)}
+        batch = Batch(dense=dense, sparse={}, tasks=("like",), labels=torch.zeros(3, 1))
+        return Stratifier(index=0, value=value).rows(batch).tolist()
+
+    assert rows(44, torch.uint8) == [0]
+    assert rows(300, torch.uint8) == []  # 300 is 44 in the last eight bits
+    assert rows(256, torch.bfloat16) == [2]
+    assert rows(257, torch.bfloat16) == []  # no number of bfloat16, 256 is the nearest
