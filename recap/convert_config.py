@@ -25,9 +25,11 @@ from typing import Any
 import yaml
 
 from recap.data.segdense import read_segdense
-from recap.original import data as original_data
 from recap.original import sections
+from recap.original.data import Columns, our_name, source_of
+from recap.original.data import data as data_sections
 from recap.original.findings import findings, joining_faults
+from recap.original.next_steps import conversions
 from recap.original.reading import Told, expanded, interpolated, read, shown, unset
 
 _DTYPES = {"float_list": "float32", "int64_list": "int64", "bytes_list": "bytes"}
@@ -44,14 +46,18 @@ def convert(text: str, told: Told, *, schema: Path | None = None) -> dict[str, A
     if told.faults:
         return None
     described = config["train_data"]["seg_dense_schema"]
-    data = original_data.data(config, _columns(described["schema_path"], schema, told), told)
+    data = data_sections(config, _columns(described["schema_path"], schema, told), told)
     told.findings[:0] = findings(config)
-    embeddings = [original_data.our_name(name) for name in described["renamed_features"]]
+    embeddings = [our_name(name) for name in described["renamed_features"]]
     choices, model, task = sections.model(config["model"], embeddings, told)
     more, optimizer, schedule = sections.optimizer(config["optimizer"], config["model"], told)
     if told.faults:
         return None
-    told.findings.append(_to_parquet(config, described["schema_path"]))
+    described_by = described["schema_path"] if schema is None else str(schema)
+    commands = list(conversions(config, described_by))
+    told.findings.append(
+        f"train_data: TFRecords there, Parquet here: {'; '.join(commands)}; then data_root=FOLDER"
+    )
     defaults: list[Any] = [{"override /data": None}]
     for choice in choices + more:
         group, _, name = choice.partition(": ")
@@ -65,8 +71,11 @@ def convert(text: str, told: Told, *, schema: Path | None = None) -> dict[str, A
         "optimizer": optimizer,
         "schedule": schedule,
     }
-    for name in sorted(unset(out)):
-        told.findings.append(f"the environment variable {name} is not set here; a run needs it")
+    needed = unset(out)
+    rows = (config["train_data"], *config["validation_data"].values())
+    for name in sorted(needed | unset([described_by, *map(source_of, rows)])):
+        what = "a run" if name in needed else "that conversion"
+        told.findings.append(f"the environment variable {name} is not set here; {what} needs it")
     return out
 
 
@@ -124,7 +133,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _columns(named: str, given: Path | None, told: Told) -> original_data.Columns | None:
+def _columns(named: str, given: Path | None, told: Told) -> Columns | None:
     """What the files hold, by segdense.json; None where the configuration's cannot be read."""
     path = given or Path(expanded(named))
     if given is None and not path.is_file():
@@ -135,20 +144,6 @@ def _columns(named: str, given: Path | None, told: Told) -> original_data.Column
         told.faults += str(error).splitlines()
         return {}
     return {each.name: (_DTYPES[each.kind], each.length) for each in features}
-
-
-def _to_parquet(config: Mapping[str, Any], schema: str) -> str:
-    row = config["train_data"]
-    source = row["inputs"] or next(
-        f"{dates['data_root']}/**/*.gz"
-        for dates in (row["explicit_date_inputs"], row["explicit_datetime_inputs"])
-        if dates
-    )
-    return (
-        "train_data: TFRecords there, Parquet here: python -m recap.data.convert convert=tfrecord "
-        f"'convert.inputs={source}' convert.seg_dense_schema={schema} convert.target=FOLDER, then "
-        "data_root=FOLDER"
-    )
 
 
 def _plain(node: Any) -> Any:

@@ -105,7 +105,7 @@ def test_what_is_wrong_with_local_prod_is_told_and_stands_in_the_file(tmp_path: 
         "is_report_tweet_clicked 1/1.4e-05",
         "epsilon=0: a constant row gives NaN there",
         "dataset_service_compression=AUTO: no counterpart here",
-        "'convert.inputs=${HOME}/data/local_prod/*.gz'",
+        '"convert.inputs=${HOME}/data/local_prod/*.gz"',
     ):
         assert part in told
         assert part in flat

@@ -28,7 +28,8 @@ KNOWN: Columns = {
     },
     **{f"meta.{name}_id": ("int64", 1) for name in ("author", "user", "tweet")},
 }
-_TFRECORD = re.compile(r"(\.tfrecords?)?(\.gz|\.gzip)?$")
+# an ending of TFRecords, or a glob of such endings
+_TFRECORD = re.compile(r"(\.tfrecords?\*?)?(\.gz|\.gzip|\.g?\*)?$")
 _STEPS = {
     "truncate_and_slice": "TruncateAndSlice",
     "downcast": "Downcast",
@@ -51,7 +52,7 @@ def data(config: Row, columns: Columns | None, told: Told) -> Row:
     """
     tables = (config["model"]["large_embeddings"] or {}).get("tables", [])
     train = config["train_data"]
-    root = _root(train)
+    root = root_of(train)
     template = _section(train, "train_data", root, told)
     template["seg_dense_schema"] = _schema(train, tables, columns, told)
     partitions = {}
@@ -95,12 +96,20 @@ def our_name(name: str) -> str:
     return name.replace(".", "__")
 
 
-def _root(train: Row) -> str:
+def source_of(row: Row) -> str:
+    """The glob of the TFRecords of a section."""
+    for key in NAMED_BY[1:]:
+        if dates := row[key]:
+            return f"{dates['data_root'].rstrip('/')}/**/*.gz"
+    return row["inputs"]
+
+
+def root_of(train: Row) -> str:
     """The folder that the original's training files are in; what other paths are told from."""
     for key in NAMED_BY[1:]:
         if row := train[key]:
             return row["data_root"].rstrip("/")
-    folder, _, _ = str(train["inputs"]).partition("*")[0].rpartition("/")
+    folder = re.split(r"[*?\[]", str(train["inputs"]))[0].rpartition("/")[0]
     return folder or "."
 
 

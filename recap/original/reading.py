@@ -79,6 +79,15 @@ def unset(node: Any) -> set[str]:
     return {name for name in _MARKED.findall(str(node)) if name not in os.environ}
 
 
+def marked(text: str) -> Iterator[tuple[str, str]]:
+    """(text before it, ``${NAME}``) of each reference to the environment; the last is without."""
+    before = 0
+    for match in _MARKED.finditer(text):
+        yield text[before : match.start()], f"${{{match[1]}}}"
+        before = match.end()
+    yield text[before:], ""
+
+
 def shown(value: Any) -> str:
     """``value`` for a person, references to the environment as they were written."""
     return _MARKED.sub(r"${\1}", str(value))
