@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from test_convert_config import SEGDENSE, minimal, write_segdense
 
 from recap.convert_config import convert
 from recap.original.data import parquet_name
 from recap.original.next_steps import argument
 from recap.original.reading import Told
-from tests.test_convert_config import SEGDENSE, minimal, write_segdense
 
 
 def words(command: str) -> list[str]:
@@ -46,8 +47,6 @@ def test_an_argument_passes_the_shell_and_hydra(path: str, monkeypatch):
 
 def commands(config: dict[str, Any], schema: Path) -> list[list[str]]:
     """The words of every conversion that is told of a configuration."""
-    import yaml
-
     told = Told()
     assert convert(yaml.safe_dump(config), told, schema=schema) is not None, told.faults
     (finding,) = (line for line in told.findings if "TFRecords there" in line)
