@@ -28,6 +28,7 @@ from recap.compose import Refused, hydra_command
 from recap.data.files import DataError
 from recap.data.parquet import ParquetData
 from recap.experiment import Experiment, Parts, assemble
+from recap.nearest import nearest
 from recap.train import restored
 
 MEASURED_ROWS = 128  # at most, of the batch whose activations are measured
@@ -41,6 +42,11 @@ def check(cfg: DictConfig) -> tuple[Experiment, str]:
     """
     parts = assemble(cfg)
     samples = _samples(parts)
+    for key, value in cfg.get("check", {}).items():
+        if key != "plot":
+            parts.faults.append(f"check.{key}: nothing reads this key; {nearest(key, ['plot'])}")
+        elif not isinstance(value, str | None):
+            parts.faults.append(f"check.plot={value}: must be the path of a file, or null")
     experiment = parts.experiment()
     ranker, training = experiment.ranker, experiment.training
     at = restored(experiment)
@@ -93,18 +99,26 @@ def _samples(parts: Parts) -> dict[str, Sample]:
         datas = {"train_data": parts.train_data, **datas}
     samples = {}
     for section, data in datas.items():
-        labels, schema = data.seg_dense_schema.labels, data.seg_dense_schema
         if any_at(parts.faults, section):
             continue
-        tasks = tuple(parts.ranker.tasks if parts.ranker is not None else labels)
-        tasks = tuple(data.evaluation_tasks or tasks)
-        inputs = {*schema.dense, *schema.sparse}
+        if parts.ranker is not None:
+            tasks, inputs = parts.ranker.tasks, parts.ranker.input_names
+        else:
+            tasks, inputs = _there(data)
         try:
-            read = parts.ranker.input_names if parts.ranker is not None else inputs
-            samples[section] = Sample(data, tasks, read)
+            samples[section] = Sample(data, tuple(data.evaluation_tasks or tasks), inputs)
         except (DataError, ValueError) as error:
             parts.faults.append(f"{section}: {' '.join(str(error).split())}")
     return samples
+
+
+def _there(data: ParquetData) -> tuple[tuple[str, ...], set[str]]:
+    """The tasks and the inputs whose columns the files hold: without a model all may be read."""
+    schema, columns = data.seg_dense_schema, set(data.sources[0].schema.names)
+    tasks = tuple(task for task, column in schema.labels.items() if column in columns)
+    inputs = {name for name, dense in schema.dense.items() if columns.issuperset(dense.stored_in)}
+    inputs |= {name for name, sparse in schema.sparse.items() if sparse.column in columns}
+    return tasks, inputs
 
 
 def _memory(experiment: Experiment, parts: Parts, sample: Sample) -> dict[str, int]:

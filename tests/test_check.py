@@ -112,6 +112,13 @@ def test_the_first_row_group_of_every_data_set_is_read_whatever_else_is_wrong(ti
     assert len(found) == 3
 
 
+def test_rows_are_read_though_the_model_cannot_be_built(tiny: Tiny):
+    damage(tiny.root / "valid/part-0.parquet", 0)
+    model, data = faults(tiny, "model.multi_task_type=share_none")
+    assert model.startswith("model.multi_task_type=share_none has no backbone")
+    assert data.startswith("validation_data.valid: valid/part-0.parquet, row group 0: ")
+
+
 class Unfit(nn.Module):
     """A backbone that fails on every batch."""
 
@@ -164,6 +171,11 @@ def test_every_point_of_a_sweep_is_checked_and_nothing_is_left(tiny: Tiny):
 
 def test_a_plot_is_written_where_it_is_said_or_not_at_all(tiny: Tiny):
     assert "plotted in" not in command(tiny, "check.plot=null").stdout
+    assert left(tiny) == []
+    assert (
+        "check.plt: nothing reads this key; close: plot"
+        in command(tiny, "+check.plt=x.png", "check.plot=3").stderr
+    )
     assert left(tiny) == []
     ended = command(tiny, "check.plot=there/p.png")
     assert ended.returncode == 1
