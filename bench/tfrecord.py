@@ -28,10 +28,10 @@ from pyarrow import fs
 
 from bench.report import conditions, own_settings, table
 from recap.compose import compose
+from recap.data.convert.segdense import KINDS, Feature, read_segdense
+from recap.data.convert.tf_example import ExampleDecoder
+from recap.data.convert.tfrecord import Block, inflated, read_blocks
 from recap.data.layout import LayoutWriter
-from recap.data.segdense import KINDS, Feature, read_segdense
-from recap.data.tf_example import ExampleDecoder
-from recap.data.tfrecord import Block, inflated, read_blocks
 
 ROWS = 1000  # of a member
 GZIP_LEVEL = 6
@@ -41,7 +41,7 @@ Measured = tuple[float, float]  # (rows/s, seconds of processor time a row)
 
 WHOLE = """
 import json, resource, sys, time
-from recap.data.convert_tfrecord import convert_tfrecords
+from recap.data.convert.tfrecord_files import convert_tfrecords
 def peak_memory_mb():
     line = next(line for line in open("/proc/self/status") if line.startswith("VmHWM:"))
     return int(line.split()[1]) * 1024 / 1e6

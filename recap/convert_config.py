@@ -24,7 +24,7 @@ from typing import Any
 
 import yaml
 
-from recap.data.segdense import read_segdense
+from recap.data.convert.segdense import read_segdense
 from recap.original import sections
 from recap.original.data import Columns, our_name, source_of
 from recap.original.data import data as data_sections

@@ -12,7 +12,7 @@ import yaml
 from recap import checkpoint
 from recap.compose import compose
 from recap.convert_config import main
-from recap.data.convert_tfrecord import convert_tfrecords
+from recap.data.convert.tfrecord_files import convert_tfrecords
 from recap.train import train
 
 GOLDEN = Path(__file__).parents[2] / "shared/golden"

@@ -20,7 +20,7 @@ VERBS |= {"report", "footprint", "plot"}  # what check says
 VERBS |= {"convert_config", "original"}
 
 # verbs that live beside the part that they run; only their command may reach out of it, see below
-COMMANDS = {Path(f"data/{name}.py") for name in ("synthetic", "convert", "statistics")}
+COMMANDS = {Path(f"data/{name}/command.py") for name in ("synthetic", "convert", "statistics")}
 HYDRA = {Path(f"{name}.py") for name in COMPOSITION | VERBS} | COMMANDS
 TABLES = Path("model/embeddings.py")  # the one module that needs torchrec
 

@@ -10,7 +10,7 @@ import torch
 from tiny import Tiny, rows, write
 
 from recap.compose import Refused
-from recap.data.statistics import _write
+from recap.data.statistics.command import run
 from recap.experiment import prepare
 
 DISCRETE = (
@@ -87,7 +87,7 @@ def test_tables_must_be_named(data: Tiny):
 
 
 def test_z_scores_are_those_of_the_statistics_that_the_command_wrote(data: Tiny):
-    _write(data.config(config_name="statistics"))
+    run(data.config(config_name="statistics"))
     state = weights(data, "model/featurization=z_score_log", run="z")
     column = pq.read_table(data.root / "train/part-0.parquet").column("c")
     numbers = np.stack(column.to_numpy())

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from recap.data.segdense import KINDS
-from recap.data.tfrecord import Block
-from recap.data.wire import (
+from recap.data.convert.segdense import KINDS
+from recap.data.convert.tfrecord import Block
+from recap.data.convert.wire import (
     BYTES,
     FIXED32,
     VARINT,

@@ -8,11 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 
+from recap.data.convert.reshape import require
 from recap.data.decode import Decoder
 from recap.data.file_faults import file_faults
 from recap.data.files import DataError
 from recap.data.layout import raw_array, raw_field, storage_dtype
-from recap.data.reshape import require
 from recap.nearest import nearest
 from recap.schema import Schema
 

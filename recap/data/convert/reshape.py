@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.compute
 from pyarrow import fs
 
+from recap.data.convert.readers import Types, read_batches
 from recap.data.files import DataError, matching_paths
-from recap.data.readers import Types, read_batches
 from recap.nearest import nearest
 
 pc: Any = pyarrow.compute  # made at import, so that type checkers see none of its functions

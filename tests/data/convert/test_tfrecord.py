@@ -6,8 +6,8 @@ import pyarrow as pa
 import pytest
 from tf_examples import record, tfrecord
 
+from recap.data.convert.tfrecord import read_blocks
 from recap.data.files import DataError
-from recap.data.tfrecord import read_blocks
 
 CONTENTS = [b"first", b"", b"the third one", bytes(range(256)) * 4]
 PLAIN = tfrecord(CONTENTS)

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 import numpy as np
 import pyarrow as pa
 
-from recap.data.drawn import (
+from recap.data.synthetic.drawn import (
     BLOCK_ROWS,
     DENSE_KINDS,
     LOADING,

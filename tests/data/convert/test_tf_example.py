@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tf_examples import Listed, entry, example, feature, numbers, piece, tfrecord, varint
 
+from recap.data.convert.segdense import Feature
+from recap.data.convert.tf_example import ExampleDecoder
+from recap.data.convert.tfrecord import read_blocks
 from recap.data.files import DataError
-from recap.data.segdense import Feature
-from recap.data.tf_example import ExampleDecoder
-from recap.data.tfrecord import read_blocks
 
 FEATURES = [
     Feature("cont", "float_list", 3),

@@ -11,12 +11,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pyarrow as pa
 
-from recap.data.example_lists import Faults, Lists, Values, readable
+from recap.data.convert.example_lists import Faults, Lists, Values, readable
+from recap.data.convert.segdense import ANY_LENGTH, KINDS, Feature
+from recap.data.convert.tfrecord import Block
+from recap.data.convert.wire import unpacked_varints
 from recap.data.files import DataError
 from recap.data.layout import raw_array, raw_field, storage_dtype
-from recap.data.segdense import ANY_LENGTH, KINDS, Feature
-from recap.data.tfrecord import Block
-from recap.data.wire import unpacked_varints
 from recap.schema import Dense
 
 _DTYPES = {"float_list": "float32", "int64_list": "int64"}

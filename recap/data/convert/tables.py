@@ -1,10 +1,4 @@
-"""Turns CSV or Parquet tables into files that recap reads, with joins, filters and packed groups.
-
-python -m recap.data.convert convert=kuairand convert.download=KuaiRand-Pure/data
-python -m recap.data.convert experiment=NAME convert.pack=true convert.sources=in/*.parquet
-
-The original's TFRecords: ``convert=tfrecord``, see ``recap.data.convert_tfrecord``.
-"""
+"""CSV or Parquet tables → Parquet files that recap reads, joined, filtered and packed."""
 
 from __future__ import annotations
 
@@ -18,11 +12,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
+from recap.data.convert.pack import Pack
+from recap.data.convert.readers import name_of, read_batches
+from recap.data.convert.reshape import (
+    Join,
+    SideTable,
+    columns_read,
+    derived,
+    kept,
+    renamed,
+    require,
+)
+from recap.data.convert.target_files import TargetFiles, version
 from recap.data.files import DataError, matching_paths
-from recap.data.pack import Pack
-from recap.data.readers import name_of, read_batches
-from recap.data.reshape import Join, SideTable, columns_read, derived, kept, renamed, require
-from recap.data.target_files import TargetFiles, version
 from recap.schema import Schema
 
 
@@ -76,7 +78,7 @@ def convert(
         rows_per_file: cut into ``<name or part>-00000.parquet``, … of so many rows.
         types: type by the files' own column names, where a CSV's first rows would mislead.
         rename: column of the sources → its new name.
-        where, derive: see ``recap.data.reshape``.
+        where, derive: see ``recap.data.convert.reshape``.
         columns: what is kept, None for everything; with a ``schema``, what is kept besides it.
         schema: what the rows hold. Each dense group, from a list or from scalar columns, becomes
             one column of raw bytes under the name of its column or, from scalar columns, of the
@@ -224,62 +226,3 @@ class _Cut:
 def _one_batch(table: pa.Table) -> pa.RecordBatch:
     arrays = [column.combine_chunks() for column in table.columns]
     return pa.RecordBatch.from_arrays(arrays, schema=table.schema)
-
-
-def _convert_splits(cfg: Any) -> None:
-    from hydra.utils import instantiate
-    from omegaconf import OmegaConf
-
-    from recap.compose import Refused
-
-    settings: dict[str, Any] = OmegaConf.to_container(cfg.convert, resolve=True)  # pyright: ignore[reportAssignmentType]
-    settings.pop("download", None)  # stands in the choice's other paths
-    schema = None
-    if settings.pop("pack"):
-        schema = instantiate(cfg.train_data.seg_dense_schema, _convert_="object")
-    splits = settings.pop("splits") or {settings["name"]: {}}
-    try:
-        joins = {name: Join(**join) for name, join in settings.pop("joins").items()}
-        for name, conditions in splits.items():
-            own = {**settings, "name": name, "where": {**settings["where"], **conditions}}
-            report = convert(**own, joins=joins, schema=schema)
-            print(report.table())
-            if report.schema is not None:
-                for group, dense in report.schema.dense.items():
-                    print(f"{group}: column {dense.column}, length {dense.length}, {dense.dtype}")
-    except ValueError as error:
-        raise Refused(str(error).splitlines()) from error
-
-
-def _convert(cfg: Any) -> None:
-    from hydra.utils import instantiate
-    from omegaconf import OmegaConf
-
-    from recap.binding import binding_faults
-    from recap.compose import Refused
-
-    if "_target_" not in cfg.convert:
-        return _convert_splits(cfg)
-    missing = sorted(key for key in cfg.convert if OmegaConf.is_missing(cfg.convert, key))
-    faults = [f"convert.{key}: missing" for key in missing]
-    plain = OmegaConf.to_container(cfg.convert, resolve=True)
-    if faults := faults or list(binding_faults(plain, "convert")):
-        raise Refused(faults)
-    try:
-        report = instantiate(cfg.convert, _convert_="object")
-    except ValueError as error:
-        raise Refused(str(error).splitlines()) from error
-    print(report.table())
-    if report.faults:
-        raise Refused(report.faults)
-
-
-def main() -> None:
-    """Converts what the composed config's ``convert`` section says."""
-    from recap.compose import hydra_command
-
-    hydra_command("convert")(_convert)()
-
-
-if __name__ == "__main__":
-    main()

@@ -20,15 +20,15 @@ from hydra.utils import instantiate
 from tf_examples import Listed, example, tfrecord
 
 from recap.compose import compose
-from recap.data import convert_tfrecord
-from recap.data.convert_tfrecord import TFRecordReport, convert_tfrecords
+from recap.data.convert import tfrecord_files
+from recap.data.convert.segdense import Feature, read_segdense
+from recap.data.convert.tfrecord_files import TFRecordReport, convert_tfrecords
 from recap.data.files import DataError
 from recap.data.layout import LayoutWriter
 from recap.data.parquet import ParquetData
-from recap.data.segdense import Feature, read_segdense
 from recap.schema import Dense, Schema
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 GOLDEN = ROOT.parent / "shared" / "golden"
 ROWS = [
     {"feature_name": "cont", "dtype": "float_list", "length": 2},
@@ -250,9 +250,9 @@ def test_as_many_processes_start_as_are_stated_have_a_core_or_a_file(
 
     def in_processes(jobs, workers):
         seen.append(workers)
-        return map(convert_tfrecord._converted, jobs)
+        return map(tfrecord_files._converted, jobs)
 
-    monkeypatch.setattr(convert_tfrecord, "_in_processes", in_processes)
+    monkeypatch.setattr(tfrecord_files, "_in_processes", in_processes)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {4, 7})
     converted(folder, processes=processes)
     assert seen == started
@@ -301,10 +301,10 @@ def script(folder: Path, patch: str, processes: int) -> subprocess.CompletedProc
     """Runs the conversion in a process of its own that ``patch`` is done to before."""
     (folder / "run.py").write_text(
         "import os, signal\n"
-        "from recap.data import convert_tfrecord\n"
+        "from recap.data.convert import tfrecord_files\n"
         "if __name__ == '__main__':\n"
         f"    {patch}\n"
-        "    convert_tfrecord.convert_tfrecords(\n"
+        "    tfrecord_files.convert_tfrecords(\n"
         f"        'in/**/part-*', 'out', seg_dense_schema='segdense.json', processes={processes})\n"
     )
     return subprocess.run(
@@ -319,7 +319,7 @@ def script(folder: Path, patch: str, processes: int) -> subprocess.CompletedProc
 
 def test_after_a_kill_9_in_the_middle_of_a_file_the_next_call_does_what_is_left(folder: Path):
     kill = (
-        "convert_tfrecord.LayoutWriter.describe = lambda writer, *_, rows: "
+        "tfrecord_files.LayoutWriter.describe = lambda writer, *_, rows: "
         "rows == 3 and os.kill(os.getpid(), signal.SIGKILL)"
     )
     done = script(folder, kill, processes=1)
@@ -334,7 +334,7 @@ def test_after_a_kill_9_in_the_middle_of_a_file_the_next_call_does_what_is_left(
 
 
 def test_the_workers_of_a_killed_conversion_end_with_it(folder: Path):
-    kill = "convert_tfrecord.as_completed = lambda _: os.kill(os.getpid(), signal.SIGKILL)"
+    kill = "tfrecord_files.as_completed = lambda _: os.kill(os.getpid(), signal.SIGKILL)"
     done = script(folder, kill, processes=2)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert not converted(folder).faults
@@ -353,8 +353,8 @@ class Deadly:
 
 
 def test_a_worker_that_is_killed_is_reported_with_its_file_instead_of_waited_for():
-    job = convert_tfrecord._Job(Deadly(), "in/a.gz", Path("out/a.parquet"), {})  # pyright: ignore[reportArgumentType]
-    [outcome] = convert_tfrecord._in_processes([job], 1)
+    job = tfrecord_files._Job(Deadly(), "in/a.gz", Path("out/a.parquet"), {})  # pyright: ignore[reportArgumentType]
+    [outcome] = tfrecord_files._in_processes([job], 1)
     assert outcome.fault.startswith("in/a.gz: not converted: a process of the conversion was kill")
 
 

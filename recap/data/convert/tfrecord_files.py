@@ -29,12 +29,12 @@ from filelock import FileLock, Timeout
 from pyarrow import fs
 from tqdm import tqdm
 
+from recap.data.convert.segdense import Feature, read_segdense
+from recap.data.convert.tf_example import ExampleDecoder
+from recap.data.convert.tfrecord import read_blocks
 from recap.data.files import DataError, matching_paths
 from recap.data.layout import LayoutWriter
 from recap.data.prefetch import prefetched
-from recap.data.segdense import Feature, read_segdense
-from recap.data.tf_example import ExampleDecoder
-from recap.data.tfrecord import read_blocks
 
 KEY = b"recap.tfrecord"  # of a file's metadata: what it was made of and how, its counts
 # Threads for the three stages of a file: inflating and writing leave Python's lock to decoding.

@@ -15,8 +15,8 @@ import numpy as np
 import pyarrow as pa
 from isal import isal_zlib
 
+from recap.data.convert.wire import PADDING
 from recap.data.files import DataError
-from recap.data.wire import PADDING
 
 BLOCK_BYTES = 8 << 20  # a block in memory; one longer record makes a longer block
 BLOCK_RECORDS = 4096
@@ -33,7 +33,7 @@ _FOOTER = struct.Struct("<I")
 class Block:
     """Records ``data[start[i]:end[i]]``; the first is number ``first`` of the file, from 0 on.
 
-    ``data`` ends in bytes that are no record's, see ``recap.data.wire.PADDING``.
+    ``data`` ends in bytes that are no record's, see ``recap.data.convert.wire.PADDING``.
     """
 
     data: bytes

@@ -1,9 +1,4 @@
-"""Writes a synthetic data set whose best reachable AUROC and log loss are known.
-
-    python -m recap.data.synthetic experiment=local_prod synthetic.rows=20000
-
-The features are drawn in drawn.py; the function of them that the labels follow is in planted.py.
-"""
+"""A synthetic data set as files, with what the best of models reaches on it."""
 
 from __future__ import annotations
 
@@ -16,15 +11,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from recap.data.drawn import BLOCK_ROWS
 from recap.data.layout import LayoutWriter
-from recap.data.planted import Planted
+from recap.data.synthetic.drawn import BLOCK_ROWS
+from recap.data.synthetic.planted import Planted
 from recap.schema import Schema
 
 NUM_THREADS = 2
@@ -87,10 +82,10 @@ def write_synthetic(
     """``rows`` rows of ``schema`` in ``files`` Parquet files ``part-00000.parquet``, …
 
     Row n depends on the schema, ``seed``, ``stream`` and what the labels are made of (see
-    :class:`~recap.data.planted.Planted`), not on how many rows or files there are. Streams of one
-    seed share the planted function and no rows: one each for training and for validation. The same
-    call writes the same bytes, and returns at once where its files already lie; files of an
-    earlier call with other arguments are replaced.
+    :class:`~recap.data.synthetic.planted.Planted`), not on how many rows or files there are.
+    Streams of one seed share the planted function and no rows: one each for training and for
+    validation. The same call writes the same bytes, and returns at once where its files already
+    lie; files of an earlier call with other arguments are replaced.
 
     Raises ValueError for arguments that do not fit the schema, FileExistsError if the directory
     holds Parquet files that were not written by this function.
@@ -247,49 +242,3 @@ def _make_room(directory: Path, record: Path, names: list[str]) -> None:
         )
     for name in earlier:
         (directory / name).unlink(missing_ok=True)
-
-
-def _rows_of_splits(rows: int, splits: Mapping[str, float]) -> dict[str, int]:
-    """Rows per split; refused unless the shares add up to 1."""
-    if abs(sum(splits.values()) - 1) > 1e-9 or min(splits.values()) <= 0:
-        raise ValueError(
-            f"synthetic.splits={dict(splits)}: the shares must be above 0 and add up to 1"
-        )
-    return {name: round(rows * share) for name, share in splits.items()}
-
-
-def _write_splits(cfg: Any) -> None:
-    from recap.compose import Refused
-
-    try:
-        _write_all(cfg)
-    except (ValueError, FileExistsError) as error:
-        raise Refused(str(error).splitlines()) from error
-
-
-def _write_all(cfg: Any) -> None:
-    from hydra.utils import instantiate
-    from omegaconf import OmegaConf
-
-    schema = instantiate(cfg.train_data.seg_dense_schema, _convert_="object")
-    settings: dict[str, Any] = OmegaConf.to_container(cfg.synthetic, resolve=True)  # pyright: ignore[reportAssignmentType]
-    directory = Path(settings.pop("directory"))
-    rows = _rows_of_splits(settings.pop("rows"), settings.pop("splits"))
-    for split, count in rows.items():
-        report = write_synthetic(schema, directory / split, rows=count, stream=split, **settings)
-        how = "already there"
-        if not report.already_there:
-            how = f"{report.seconds:.1f} s, {report.num_bytes / 1e6 / report.seconds:.0f} MB/s"
-        print(f"\n{report.directory}: {report.rows} rows, {report.num_bytes / 1e6:.0f} MB ({how})")
-        print(report.table())
-
-
-def main() -> None:
-    """Writes the data set of the composed config's ``synthetic`` section."""
-    from recap.compose import hydra_command
-
-    hydra_command("synthetic")(_write_splits)()
-
-
-if __name__ == "__main__":
-    main()

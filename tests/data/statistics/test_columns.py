@@ -13,17 +13,17 @@ from hypothesis import strategies as st
 from tiny import Tiny
 
 from recap.data.files import DataError
-from recap.data.moments import Moments
 from recap.data.parquet import ParquetData
 from recap.data.preprocess import Downcast, DownsampleNegatives, TruncateAndSlice
 from recap.data.statistics import (
-    _write,
     log1p_abs,
     merged,
     read_statistics,
     statistics_of,
     write_statistics,
 )
+from recap.data.statistics.command import run
+from recap.data.statistics.moments import Moments
 from recap.schema import Dense, Schema
 
 
@@ -234,7 +234,7 @@ def test_another_file_is_no_file_of_statistics(tmp_path):
 
 def command(tiny: Tiny, *overrides: str):
     """What ``python -m recap.data.statistics`` does with these overrides."""
-    _write(tiny.config(*overrides, config_name="statistics"))
+    run(tiny.config(*overrides, config_name="statistics"))
 
 
 def test_the_command_counts_the_training_data(tiny: Tiny, capsys):

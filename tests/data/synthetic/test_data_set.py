@@ -9,8 +9,8 @@ from sklearn.metrics import log_loss, roc_auc_score
 from threadpoolctl import threadpool_limits
 
 from recap.data.parquet import ParquetData
-from recap.data.planted import Planted
 from recap.data.synthetic import write_synthetic
+from recap.data.synthetic.planted import Planted
 from recap.schema import Dense, Schema, Sparse
 
 SMALL = Schema(

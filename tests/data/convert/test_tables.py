@@ -11,9 +11,9 @@ import pytest
 from pyarrow import csv
 
 from recap.data.convert import convert
+from recap.data.convert.reshape import Join
 from recap.data.files import DataError
 from recap.data.parquet import ParquetData
-from recap.data.reshape import Join
 from recap.schema import Dense, Schema, Sparse
 
 LOG = """\
@@ -37,7 +37,7 @@ video_id,upload_dt,tag,follow_user_num
 32,2022-04-13,,2.5
 """
 SPLITS = ("train", "valid")
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 TYPES = {"upload_dt": "string", "tag": "string"}
 
 

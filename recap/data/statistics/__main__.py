@@ -1,0 +1,5 @@
+"""The command ``python -m recap.data.statistics``."""
+
+from recap.data.statistics.command import main
+
+main()
