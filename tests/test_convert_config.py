@@ -408,6 +408,8 @@ CURVE = "optimizer/single_task_learning_rate"
         ("model/tasks/like/mlp_config/layer_sizes", 3, "layer_sizes=3: must be a list"),
         ("model/tasks/like/mlp_config/layer_sizes", [], "layer_sizes=[]: must have at least one"),
         ("model/tasks", None, "model.tasks: missing; the original needs it"),
+        ("validation_data/a: b", None, "validation_data.a: b: rename it; no name of a task or "),
+        ("train_data/tasks/a[0]", {}, "train_data.tasks.a[0]: rename it; no name of a task or fea"),
         ("model/featurization_config", {}, "model.featurization_config: exactly one of log1p_abs_"),
         ("train_data/global_batch_size", None, "train_data.global_batch_size: missing"),
         ("train_data/global_batch_size", 2.5, "global_batch_size=2.5: must be a whole number"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -9,6 +10,8 @@ from recap.model.original_weights import task_name
 from recap.original.fields import NAMED_BY
 
 Row = Mapping[str, Any]
+
+_NO_KEY = re.compile(r"[\s\"'()\[\]{}:\\]")  # what no reference to a key may hold here
 
 
 def joining_faults(config: Row) -> Iterator[str]:
@@ -30,6 +33,9 @@ def joining_faults(config: Row) -> Iterator[str]:
         for task in row.get("evaluation_tasks") or []:
             if task not in (row.get("tasks") or {}):
                 yield f"{section}.evaluation_tasks: {task} is not in {section}.tasks"
+    for place, name in _named(config):
+        if match := _NO_KEY.search(name):
+            yield f"{place}.{name}: rename it; no name of a task or feature has {match[0]!r} here"
     for place, curve in _curves(config):
         yield from _curve_faults(place, curve)
 
@@ -124,6 +130,19 @@ def _model(model: Row) -> Iterator[str]:
             yield f"{place}.epsilon=0: a constant row gives NaN there; here it gives the center"
         if norm["center"] != norm["scale"]:
             yield f"{place}: the original stops where center differs from scale; here it may"
+
+
+def _named(config: Row) -> Iterator[tuple[str, str]]:
+    """Every name that becomes a key here, with the section it stands in."""
+    sections = {"model.tasks": (config.get("model") or {}).get("tasks")}
+    sections["validation_data"] = config.get("validation_data")
+    for section, row in _datas(config):
+        sections[f"{section}.tasks"] = row.get("tasks")
+        schema = row.get("seg_dense_schema") or {}
+        for key in ("features", "renamed_features"):
+            sections[f"{section}.seg_dense_schema.{key}"] = schema.get(key)
+    for section, names in sections.items():
+        yield from ((section, str(name)) for name in names or ())
 
 
 def _datas(config: Row) -> Iterator[tuple[str, Row]]:
