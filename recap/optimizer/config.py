@@ -92,12 +92,11 @@ class MultiTaskLearningRates:
                     f"{place}.tower_learning_rates: no rate for task {task}; "
                     f"rates are given for {', '.join(given) or 'no task'}"
                 )
-        for key, existing in (("tower_learning_rates", towers), ("table_learning_rates", tables)):
+        for kind, existing in (("tower", towers), ("table", tables)):
+            key = f"{kind}_learning_rates"
             if surplus := sorted(set(getattr(self, key)) - set(existing)):
-                yield (
-                    f"{place}.{key}: a rate for {', '.join(surplus)}, but "
-                    f"the model has only {', '.join(existing) or 'none'}"
-                )
+                there = f"only {', '.join(existing)}" if existing else f"no {kind}"
+                yield f"{place}.{key}: a rate for {', '.join(surplus)}, but {there} is trained"
         following = [name for name in tables if self.table_learning_rates.get(name) is None]
         if self.backbone_learning_rate is None and (backbone or following):
             takers = [f"{len(backbone)} parameters"] if backbone else []
@@ -167,9 +166,10 @@ class RecapOptimizerConfig:
         names. It reaches tables by ``table_settings`` and ``table_algorithm``.
 
         Raises:
-            ValueError: a tower without a rate, a rate that no parameter takes, parameters that no
-                rate is for, settings for tables where there are none; these all at once. A
-                parameter in two groups, a table's setting that the algorithm does not have.
+            ValueError: a tower without a rate, a rate of a tower or table that is not there,
+                parameters that no rate is for, settings for tables where there are none; these all
+                at once. A parameter in two groups, a table's setting that the algorithm does not
+                have.
         """
         tables = tables or {}
         faults = []
@@ -177,7 +177,7 @@ class RecapOptimizerConfig:
             faults += self.multi_task_learning_rates.faults(towers, backbone, tables)
         for key in ("table_settings", "table_algorithm"):
             if getattr(self, key) and not tables:
-                faults.append(f"{key}: the model has no embedding table to apply it to")
+                faults.append(f"{key}: no embedding table is trained that it could apply to")
         _refuse(faults)
         own = None if self.table_algorithm else {"weight_decay": 0.0, **self.table_settings}
         groups = named_groups(

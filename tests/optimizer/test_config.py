@@ -96,7 +96,7 @@ def test_a_rate_for_no_tower_is_refused():
     config = RecapOptimizerConfig(
         multi_task_learning_rates=rates(like=0.1, reply=0.1), adam=RecapAdamConfig()
     )
-    message = "tower_learning_rates: a rate for reply, but the model has only like"
+    message = "tower_learning_rates: a rate for reply, but only like is trained"
     with pytest.raises(ValueError, match=message):
         config(towers={"like": linear()}, backbone=linear())
 
@@ -110,7 +110,7 @@ def test_a_rate_for_no_table_is_refused():
         ),
         adam=RecapAdamConfig(),
     )
-    message = "table_learning_rates: a rate for user_id, but the model has only none"
+    message = "table_learning_rates: a rate for user_id, but no table is trained"
     with pytest.raises(ValueError, match=message):
         config(towers={"like": linear()}, backbone=linear())
 
@@ -181,7 +181,7 @@ def test_a_tables_setting_that_means_nothing_is_refused():
     without = RecapOptimizerConfig(
         single_task_learning_rate=0.1, adam=RecapAdamConfig(), table_settings={"eps": 1.0}
     )
-    with pytest.raises(ValueError, match="table_settings: the model has no embedding table"):
+    with pytest.raises(ValueError, match="table_settings: no embedding table is trained"):
         without(towers={}, backbone=linear())
 
 
@@ -210,7 +210,7 @@ def test_a_table_algorithm_that_means_nothing_is_refused():
         ValueError, match=r"table_settings=\{'eps': 1.0\}: table_algorithm has its own"
     ):
         with_a_table_algorithm(table_settings={"eps": 1.0})
-    with pytest.raises(ValueError, match="table_algorithm: the model has no embedding table"):
+    with pytest.raises(ValueError, match="table_algorithm: no embedding table is trained"):
         with_a_table_algorithm(tables=False)
 
 
