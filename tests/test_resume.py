@@ -70,7 +70,8 @@ def assert_same_runs(tiny: Tiny, one: str, other: str) -> None:
             "model.inputs.position_debias.feature_name=binary",
             "model.inputs.position_debias.position_feature_index=0",
             "model.inputs.small_embeddings.feature_name=binary",
-            "+model.inputs.small_embeddings.tables.b={num_embeddings: 2, embedding_dim: 2, index: 1}",
+            "+model.inputs.small_embeddings.tables.flag="
+            "{num_embeddings: 2, embedding_dim: 2, index: 1}",
             "+model.inputs.embeddings.tables.video.id_dropout=0.3",
             "optimizer/table_algorithm=adagrad",
         ),

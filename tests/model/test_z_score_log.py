@@ -79,8 +79,19 @@ def test_a_column_without_a_number_and_one_of_hardly_any_spread_are_zero(tmp_pat
     spread = 1e-7  # of a logarithm of 3: float32 has no numbers in between
     columns = np.array([[np.nan, E**3 - 1, 0.0], [np.nan, math.exp(3 + spread) - 1, 1.0]])
     write_statistics({"continuous": Columns.of(columns)}, path)
-    features = ZScoreLog(SCHEMA, statistics_path=path)(rows([[2.0, E**3 - 1, 1.0]], [0]))
-    torch.testing.assert_close(features, torch.tensor([[0.0, 0.0, 1.0, 0.0]]))
+    numbers = [[2.0, E**3 - 1, 1.0], [7.0, 7.0, 0.0]]
+    features = ZScoreLog(SCHEMA, statistics_path=path)(rows(numbers, [0, 0]))
+    torch.testing.assert_close(
+        features, torch.tensor([[0.0, 0.0, 1.0, 0.0], [0.0, 0.0, -1.0, 0.0]])
+    )
+
+
+def test_columns_are_found_by_their_numbers_in_whatever_order_the_file_has_them(path, tmp_path):
+    shuffled = str(tmp_path / "shuffled.parquet")
+    pq.write_table(pq.read_table(path).take([2, 3, 0, 1]), shuffled)
+    batch = rows(CONTINUOUS, [0, 1])
+    expected = ZScoreLog(SCHEMA, statistics_path=path)(batch)
+    assert torch.equal(ZScoreLog(SCHEMA, statistics_path=shuffled)(batch), expected)
 
 
 def test_a_batch_norm_comes_last_if_it_is_wanted(path):
