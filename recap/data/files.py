@@ -192,7 +192,7 @@ def _read_footer(filesystem: fs.FileSystem, path: str) -> ParquetSource | str:
                 parquet.metadata.row_group(i).num_rows for i in range(parquet.num_row_groups)
             )
             schema = parquet.schema_arrow
-    except (OSError, pa.ArrowInvalid) as error:
+    except (OSError, pa.ArrowException) as error:
         return f"{path}: not a whole Parquet file, truncated or damaged ({_first_line(error)})"
     if sum(rows) == 0:
         return f"{path}: the file holds no rows"

@@ -51,14 +51,22 @@ class Ignored:
         """Leaves the row group out from here on.
 
         Raises:
-            DataError: that is more than may be, or all there is; lists what was left out.
+            DataError: see ``refuse_too_many``.
         """
         with self._lock:
-            if fault.row_group in self._faults:
-                return
-            self._faults[fault.row_group] = fault
-            log.warning("ignored: %s; it holds %d rows", fault, fault.rows)
-            if self.rows > self._limit * self._num_rows or self.rows == self._num_rows:
+            if fault.row_group not in self._faults:
+                self._faults[fault.row_group] = fault
+                log.warning("ignored: %s; it holds %d rows", fault, fault.rows)
+        self.refuse_too_many()
+
+    def refuse_too_many(self) -> None:
+        """To be asked wherever rows are left out: who found them may have been ahead of all need.
+
+        Raises:
+            DataError: more is left out than may be, or all there is; lists it.
+        """
+        with self._lock:
+            if self.rows > self._limit * self._num_rows or self.rows == self._num_rows > 0:
                 faults = "\n".join(map(str, self._faults.values()))
                 raise DataError(
                     f"{self.summary()}, above the limit of {self._limit:.3%}:\n{faults}"

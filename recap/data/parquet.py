@@ -18,6 +18,7 @@ from recap.data.files import ParquetSource, matching_files, open_sources
 from recap.data.ignored import Ignored
 from recap.data.prefetch import prefetched
 from recap.data.preprocess import BatchStep, Step, Steps
+from recap.data.row_groups import RowGroups
 from recap.data.sampling import SamplingRates, sampling_weights
 from recap.data.stream import Stream
 from recap.nearest import nearest
@@ -55,7 +56,8 @@ class ParquetData:
         ignore_data_errors: leave out row groups that cannot be read, or hold a label that is
             neither 0 nor 1, and files whose footer cannot be read; each is told in the log once.
             Positions count on as if they were there: batches at their places are shorter, and
-            those of fewer than two rows are left out. false: the first one stops the run.
+            those of fewer than two rows are left out, unless ranks share them. false: the first one
+            stops the run.
         ignored_rows_limit: the share of the rows, 0 to 1, that may be left out so, and the share of
             the files; more stops the run, or refuses it. Each rank counts what it reads itself.
         prefetch_batches: batches made ready ahead of the training step.
@@ -236,8 +238,10 @@ class ParquetData:
 
         A position counts the rows that all ranks have read from the first epoch on; a stream
         started at a position yields what the stream that handed it out would have yielded next.
-        Where steps make a batch of more rows than it holds (``downsample_negatives``), every rank
-        reads all these rows and takes its part of what is left: the same for every world size.
+        All ranks yield the same positions; where another rank has all that is left of a batch, a
+        part is empty. Where steps make a batch of more rows than it holds
+        (``downsample_negatives``), every rank reads all these rows and takes every world_size-th of
+        what is left: together they are the same for every world size.
 
         Args:
             tasks: the labels' columns, in this order.
@@ -260,7 +264,8 @@ class ParquetData:
         if self.cache is not None:
             types = dense_dtypes(schema, [source.schema for source in self.sources])
             rates = self.tasks if weighted else None
-            made_by = fingerprint(schema, types, inputs, list(tasks), self.preprocess, rates)
+            made_of = (schema, types, inputs, list(tasks), self.preprocess, rates)
+            made_by = fingerprint(RowGroups, Steps, *made_of)
             cache = RowGroupCache(self.cache, made_by)
         stream = Stream(
             self.sources,

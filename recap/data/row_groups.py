@@ -81,6 +81,11 @@ class RowGroups:
                 yield part.between(start, stop)
             row += len(part)
 
+    def none(self) -> Rows:
+        """No rows, of the widths and types that all have."""
+        table = self._sources[0].schema.empty_table().select(self._columns)
+        return Rows.gather([self._preprocess(self._decode(table))], np.arange(0))
+
     def _decoded(self, piece: Piece) -> Iterator[Rows]:
         source = self._sources[piece.source]
         row = 0

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from math import inf
 
 import numpy as np
 import torch
@@ -75,8 +76,10 @@ class Stream:
         self._batch, self._seed, self._epochs = batch, seed, epochs
         self._rows = rows = batch * steps.batch_multiplier  # that are read for a batch
         self._shares = []  # (lane, its rows per batch, the first and last of them for this rank)
+        self._ends = []  # (its rows per batch, rows of the lane's epochs) of every lane
         mine = range(rows * rank // world_size, rows * (rank + 1) // world_size)
         self._part = (0, 1)  # of what is read, which part is this rank's
+        self._shared = world_size > 1 and not steps.need_whole_batches
         if steps.need_whole_batches:
             mine, self._part = range(rows), (rank, world_size)
         for index in range(lanes):
@@ -92,6 +95,7 @@ class Stream:
             )
             if start < stop and lane.num_rows:
                 self._shares.append((lane, last - first, start, stop))
+            self._ends.append((last - first, inf if epochs is None else epochs * lane.num_rows))
 
     def batches(self, position: int, pin_memory: bool) -> Generator[tuple[Batch, int]]:
         """This rank's part of every batch from ``position`` on, with the position behind it."""
@@ -104,19 +108,19 @@ class Stream:
                 walk = _Walk(lane, self._load, pool, self._epochs, ahead)
                 walk.read_ahead(position * quota // self._rows + start)
                 walks.append((walk, quota, start, stop))
-            while True:
+            while any(position * quota // self._rows < end for quota, end in self._ends):
                 parts, wanted = [], 0
                 for walk, quota, start, stop in walks:
                     begin = position * quota // self._rows
                     first, last = walk.within(begin + start), walk.within(begin + stop)
                     parts += walk.rows(first, last)
                     wanted += last - first
-                if not wanted:
-                    return
                 here, position = position, position + self._rows
-                if sum(map(len, parts)) < min(wanted, FEWEST_ROWS):
+                # of a batch that ranks share none can tell what the others have lost of it
+                if not self._shared and sum(map(len, parts)) < min(wanted, FEWEST_ROWS):
                     continue
-                batch = self._to_batch(self._cut(Rows.concatenate(parts), here))
+                rows = Rows.concatenate(parts or [self._row_groups.none()])
+                batch = self._to_batch(self._cut(rows, here))
                 yield (batch.pin_memory() if pin_memory else batch), position
         finally:
             pool.shutdown(cancel_futures=True)
@@ -130,6 +134,8 @@ class Stream:
             lost = [
                 ignored is not None and self._row_groups.name(p) in ignored for p in block.pieces
             ]
+            if ignored is not None and any(lost):
+                ignored.refuse_too_many()
             pieces = [p for p, is_lost in zip(block.pieces, lost, strict=True) if not is_lost]
             parts = (rows for piece in pieces for rows in self._row_groups.read(piece))
             try:
@@ -155,7 +161,8 @@ class Stream:
                 inputs=self._inputs,
             )
             part, parts = self._part
-            rows = rows.between(len(rows) * part // parts, len(rows) * (part + 1) // parts)
+            if parts > 1:  # every parts-th row: steps may have put those of a kind together
+                rows = rows.take(np.arange(part, len(rows), parts))
         return rows.only(rows.dense, self._tasks)
 
     def _to_batch(self, rows: Rows) -> Batch:

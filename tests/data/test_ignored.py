@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ import pytest
 
 from recap.batch import Batch
 from recap.data.files import DataError
+from recap.data.ignored import RowGroupError
 from recap.data.parquet import ParquetData
 from recap.schema import Dense, Schema, Sparse
 
@@ -179,15 +182,35 @@ def test_ranks_leave_out_the_same_rows(folder, world_size):
         position: rows_in([(b, position)])
         for b, position in batches_of(data_of(folder, **settings))
     }
-    together: dict[int, list[int]] = {position: [] for position in alone}
+    ranks = []
     for rank in range(world_size):
         data = data_of(folder, **settings)
-        for batch, position in batches_of(data, rank=rank, world_size=world_size):
-            together[position] += rows_in([(batch, position)])
-    lost = sum(map(len, alone.values())) - sum(map(len, together.values()))
-    assert lost <= world_size * 4  # a rank leaves out a part of one row
-    for position, rows in together.items():
-        assert set(rows) <= set(alone[position])
+        ranks.append(batches_of(data, rank=rank, world_size=world_size))
+    places = [[position for _, position in part] for part in ranks]
+    assert places == [list(range(8, 201, 8))] * world_size  # a rank leaves out no batch
+    together: dict[int, list[int]] = {}
+    for batch, position in sorted(chain.from_iterable(ranks), key=lambda pair: pair[1]):
+        together.setdefault(position, []).extend(rows_in([(batch, position)]))
+    assert {place: sorted(rows) for place, rows in together.items() if len(rows) > 1} == {
+        place: sorted(rows) for place, rows in alone.items()
+    }
+    assert sorted(chain.from_iterable(together.values())) == THERE
+
+
+def test_what_a_read_ahead_found_above_the_limit_stops_the_next_stream(folder):
+    data = data_of(folder, ignored_rows_limit=0.0, examples_shuffle_buffer_size=10)
+    data = replace(data, map_num_parallel_calls=8)
+    stream = data.batches(tasks=["like"], shuffle_seed=None, epochs=1)
+    first, position = next(stream)  # row group 5, which is lost, is on its way
+    assert rows_in([(first, position)]) == list(range(8))
+    ignored = data.ignored
+    assert ignored is not None
+    fault = RowGroupError(str(folder / "part-1.parquet"), 1, 10, "damaged")
+    with pytest.raises(DataError, match="above the limit"):
+        ignored.add(fault)  # as the thread did whose block nobody came to
+    stream.close()
+    with pytest.raises(DataError, match=r"ignored 1 row groups .* above the limit of 0\.000%"):
+        batches_of(data, shuffle_seed=None)
 
 
 def test_too_many_rows_left_out_stop_with_all_that_was(folder):

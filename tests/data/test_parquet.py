@@ -120,6 +120,20 @@ def test_ranks_share_each_global_batch_whatever_their_number(folder, world_size)
     assert sorted(row for part in ranks for row in rows_in(part)) == list(range(60))
 
 
+@pytest.mark.parametrize("lanes", [1, 2, 4])
+def test_all_ranks_end_at_the_same_position_where_the_last_part_of_some_is_empty(folder, lanes):
+    data = data_of(folder, interleave_num_parallel_calls=lanes)
+    alone = batches_of(data, weighted=True)
+    ranks = [batches_of(data, weighted=True, rank=rank, world_size=8) for rank in range(8)]
+    for part in ranks:
+        assert [position for _, position in part] == [position for _, position in alone]
+        for (batch, _), (whole, _) in zip(part, alone, strict=True):
+            for ours, theirs in zip(batch.tensors(), whole.tensors(), strict=True):
+                assert (ours.dtype, ours.shape[1:]) == (theirs.dtype, theirs.shape[1:])
+    assert sorted(len(part[-1][0]) for part in ranks) == [0] * 4 + [1] * 4  # 60 rows, 8 a batch
+    assert sorted(row for part in ranks for row in rows_in(part)) == list(range(60))
+
+
 @pytest.mark.parametrize(("lanes", "near"), [(0, "1"), (3, "2, 4"), (16, "8")])
 def test_lanes_that_do_not_share_a_batch_evenly_are_refused(folder, lanes, near):
     message = rf"calls={lanes} must divide global_batch_size=8; near: {near}$"

@@ -143,8 +143,11 @@ def test_ranks_share_each_batch_whatever_their_number(folder, world_size):
     for k, (batch, position) in enumerate(alone):
         parts = [part[k][0] for part in ranks]
         assert [len(part) for part in parts] == [8 // world_size] * world_size
-        assert [n for part in parts for n in numbers(part)] == numbers(batch)
-        assert torch.equal(torch.cat([weights(part) for part in parts]), weights(batch))
+        assert [numbers(part) for part in parts] == [
+            numbers(batch)[rank::world_size] for rank in range(world_size)
+        ]  # not all positives to the first ranks
+        for rank, part in enumerate(parts):
+            assert torch.equal(weights(part), weights(batch)[rank::world_size])
         assert {part[k][1] for part in ranks} == {position}
 
 
