@@ -7,7 +7,7 @@ plot of the learning rates. The weights are made in full, so it takes the memory
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -66,30 +66,35 @@ def check(cfg: DictConfig) -> tuple[Experiment, str]:
 
 
 class Sample:
-    """The rows of a data set's first row group, as they are trained on."""
+    """The rows of a data set's first row group."""
 
     def __init__(self, data: ParquetData, tasks: Sequence[str], inputs: set[str]) -> None:
-        """Reads them; keeps the first batch and the share of positives.
+        """Reads them as they are trained on, for the first batch, and their labels as stored.
 
         Raises:
             DataError: they cannot be read; names file, row group and row.
         """
-        self.num_rows = 0
         self.batch: Batch | None = None
+        for batch in _first_row_group(data.opening(), tasks, inputs):
+            self.batch = self.batch or batch
+        self.num_rows = 0
         positives = torch.zeros(len(tasks))
-        stored = data.sources[0].row_group_rows[0]
-        batches = data.opening().batches(
-            tasks=tasks, inputs=inputs, weighted=True, shuffle_seed=None, epochs=1
-        )
-        with closing(batches):
-            for batch, position in batches:
-                self.batch = self.batch or batch
-                self.num_rows += len(batch)
-                positives += batch.labels.sum(dim=0)
-                if position >= stored:
-                    break
+        for batch in _first_row_group(data.opening(as_stored=True), tasks, ()):
+            self.num_rows += len(batch)
+            positives += batch.labels.sum(dim=0)
         shares = (positives / max(1, self.num_rows)).tolist()
         self.rates = dict(zip(tasks, shares, strict=True))
+
+
+def _first_row_group(
+    data: ParquetData, tasks: Sequence[str], inputs: Collection[str]
+) -> Iterator[Batch]:
+    batches = data.batches(tasks=tasks, inputs=inputs, weighted=True, shuffle_seed=None, epochs=1)
+    with closing(batches):
+        for batch, position in batches:
+            yield batch
+            if position >= data.sources[0].row_group_rows[0]:
+                return
 
 
 def _samples(parts: Parts) -> dict[str, Sample]:

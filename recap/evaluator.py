@@ -24,7 +24,7 @@ from recap.compose import Refused, hydra_command
 from recap.console import metrics_table
 from recap.data.files import DataError
 from recap.evaluate import Results, evaluate, flat, shown
-from recap.experiment import Parts, assemble
+from recap.experiment import Parts, assemble, told_once
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ def evaluate_run(cfg: DictConfig, overrides: Sequence[str] = ()) -> Results:
     parts = assemble(OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key not in OWN_KEYS]))
     faults = [*_faults(cfg), *(f for f in parts.faults if not any_at([f], *ASIDE))]
     if faults or parts.ranker is None:
-        raise Refused(list(dict.fromkeys(faults or parts.faults)))
+        raise Refused(told_once(faults or parts.faults))
     assert parts.training is not None
     parts.optimizer = None  # its moments need not take room
     torch.backends.cuda.matmul.allow_tf32 = parts.training.tf32

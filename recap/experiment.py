@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,7 +66,7 @@ class Parts:
             Refused: there are faults.
         """
         if self.faults:
-            raise Refused(list(dict.fromkeys(self.faults)))
+            raise Refused(told_once(self.faults))
         assert self.training is not None
         assert self.ranker is not None
         assert self.optimizer is not None
@@ -95,6 +96,16 @@ def prepare(cfg: DictConfig) -> Experiment:
         Refused: see ``assemble``.
     """
     return assemble(cfg).experiment()
+
+
+def told_once(faults: Sequence[str]) -> list[str]:
+    """``faults``, each once: also what partitions only repeat, as they refer to train_data."""
+    of_train = {f.removeprefix("train_data") for f in faults if f.startswith("train_data")}
+    return [
+        fault
+        for fault in dict.fromkeys(faults)
+        if re.sub(r"^validation_data\.[^.:=]+", "", fault) not in of_train
+    ]
 
 
 def assemble(cfg: DictConfig) -> Parts:

@@ -23,7 +23,7 @@ def task_tables(
     """A table per task: where its label comes from, how often it is 1, its tower and its rate.
 
     Args:
-        rates: by task, the share of positives among ``num_rows`` rows as they are trained on.
+        rates: by task, the share of positives among ``num_rows`` rows as they are stored.
     """
     by_group = curves(optimizer)
     read = _read_by_towers(ranker)

@@ -199,6 +199,12 @@ def test_own_numbers_for_no_task_are_refused(tiny: Tiny):
     )
 
 
+def test_no_evaluation_task_at_all_is_refused(tiny: Tiny):
+    assert fault(tiny, "validation_data.valid.evaluation_tasks=[]") == (
+        "validation_data.valid.evaluation_tasks=[] must name at least one task, or be null for all"
+    )
+
+
 def test_an_unknown_evaluation_task_is_refused(tiny: Tiny):
     assert fault(tiny, "validation_data.valid.evaluation_tasks=[like,share]") == (
         "validation_data.valid.evaluation_tasks: share is no task of the model; "
@@ -238,8 +244,10 @@ def test_a_partition_may_differ_in_what_the_model_does_not_read(tiny: Tiny):
 def test_missing_files_of_data_and_of_a_mask_are_refused_together(tiny: Tiny):
     cut = "{_target_: recap.data.preprocess.TruncateAndSlice, binary_feature_mask_path: no.npy}"
     found = faults(tiny, "train_data.inputs=nowhere", f"+train_data.preprocess.cut={cut}")
-    assert any(line.startswith("train_data.preprocess: ") for line in found)
-    assert any(line.startswith("train_data.inputs: ") for line in found)
+    assert sorted(line.split(": ")[0] for line in found) == [
+        "train_data.inputs",
+        "train_data.preprocess.cut.binary_feature_mask_path=no.npy",
+    ]  # and not once more for the partition that refers to them
 
 
 def test_a_column_that_neither_model_nor_steps_read_need_not_be_in_the_files(tiny: Tiny):
@@ -253,6 +261,20 @@ def test_a_column_that_neither_model_nor_steps_read_need_not_be_in_the_files(tin
     found = faults(tiny, given, f"+train_data.preprocess.rectify_labels={step}")
     assert found
     assert all("column 'nowhere' of input served is missing" in line for line in found)
+
+
+def test_a_fault_that_partitions_only_repeat_is_told_once_and_their_own_as_well(tiny: Tiny):
+    assert faults(tiny, "train_data.ignored_rows_limit=2") == [
+        "train_data.ignored_rows_limit=2 must be a share of the rows, 0 to 1"
+    ]
+    other = "validation_data.valid.ignored_rows_limit=3"
+    assert [
+        line.split("=")[0] for line in faults(tiny, "train_data.ignored_rows_limit=2", other)
+    ] == [
+        "train_data.ignored_rows_limit",
+        "validation_data.valid.ignored_rows_limit",
+    ]
+    assert fault(tiny, other).startswith(f"{other} must be a share")
 
 
 def test_what_is_wrong_with_a_step_is_told_with_its_key(tiny: Tiny):

@@ -71,6 +71,20 @@ def test_a_task_is_told_with_its_label_its_rates_its_tower_and_its_learning_rate
     assert "  learning rate       0 → 0.02 over 4 steps, then constant\n" in text
 
 
+def test_the_rate_in_the_sample_is_of_the_rows_as_stored_whatever_steps_leave_out(tiny: Tiny):
+    columns = rows(48, seed=0)
+    columns["is_follow"] = pa.array([0] * 12 + [1] * 4 + [0] * 32)
+    write(tiny.root / "train/part-0.parquet", columns)
+    _, text = check(
+        tiny.config(
+            "+preprocess=downsample_negatives",
+            "train_data.preprocess.downsample_negatives.engagements_list=[follow]",
+            "train_data.global_batch_size=8",
+        )
+    )
+    assert "  label column        is_follow\n  rate in the sample  0.25000 of 16 rows\n" in text
+
+
 def test_widths_parameter_groups_and_memory_are_told(tiny: Tiny):
     _, text = check(tiny.config("optimizer=adamw"))
     assert (

@@ -66,7 +66,7 @@ class Ignored:
             DataError: more is left out than may be, or all there is; lists it.
         """
         with self._lock:
-            if self.rows > self._limit * self._num_rows or self.rows == self._num_rows > 0:
+            if self.rows > self._limit * self._num_rows or self.rows == self._num_rows:
                 faults = "\n".join(map(str, self._faults.values()))
                 raise DataError(
                     f"{self.summary()}, above the limit of {self._limit:.3%}:\n{faults}"

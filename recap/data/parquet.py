@@ -139,8 +139,12 @@ class ParquetData:
             return None
         return Ignored(self.ignored_rows_limit, num_rows=self.num_rows, files=self._opened[1])
 
-    def opening(self) -> ParquetData:
-        """The first file alone, in one lane and without a read-ahead: for a look at its rows."""
+    def opening(self, *, as_stored: bool = False) -> ParquetData:
+        """The first file alone, in one lane and without a read-ahead: for a look at its rows.
+
+        Args:
+            as_stored: without the steps of ``preprocess``.
+        """
         data = replace(
             self,
             interleave_num_parallel_calls=None,
@@ -149,6 +153,7 @@ class ParquetData:
             map_num_parallel_calls=None,
             cache=None,
             ignored_rows_limit=1.0,  # of one file
+            preprocess={} if as_stored else self.preprocess,
         )
         vars(data)["_opened"] = self.sources[:1], []  # their footers are read already
         return data
@@ -177,6 +182,8 @@ class ParquetData:
         for name in ("num_files_to_keep", "file_batch_size", "map_num_parallel_calls"):
             if (number := getattr(self, name)) is not None and number < 1:
                 yield f"{name}={number} must be 1 or more, or null"
+        if self.evaluation_tasks is not None and not self.evaluation_tasks:
+            yield "evaluation_tasks=[] must name at least one task, or be null for all"
         if self.cache is not None and not self.cache.strip():
             yield f"cache={self.cache!r} must be a folder, or null for none"
         if not 0 <= self.ignored_rows_limit <= 1:

@@ -378,3 +378,17 @@ def test_a_fingerprint_tells_contents_apart_and_not_objects():
     ]  # fmt: skip
     assert len({fingerprint(*thing) for thing in things}) == len(things)
     assert fingerprint(Plus(1), {"b", "a", "c"}) == fingerprint(Plus(1), {"c", "a", "b"})
+
+
+def test_the_code_that_rows_are_made_by_is_part_of_their_settings(folder, monkeypatch):
+    read = []
+    read_bytes = Path.read_bytes
+
+    def recorded(path: Path) -> bytes:
+        read.append(path.name)
+        return read_bytes(path)
+
+    monkeypatch.setattr(Path, "read_bytes", recorded)
+    batches_of(data_of(folder, preprocess={"cut": TruncateAndSlice()}))
+    assert {"row_groups.py", "decode.py", "hashing.py", "rows.py", "sampling.py"} <= {*read}
+    assert {"step.py", "truncate.py", "cache.py", "schema.py"} <= {*read}

@@ -316,13 +316,46 @@ def test_a_mask_is_read_from_its_file_once(tmp_path):
     assert step(rows).dense["binary"].tolist() == [[7]]
 
 
-def test_a_truncation_beyond_the_width_is_refused(folder):
-    data = data_of(folder, preprocess={"t": TruncateAndSlice(continuous_feature_truncation=3)})
-    with pytest.raises(ValueError, match=r"continuous_feature_truncation=3 must lie in 1 … 2"):
-        _ = data.schema
+def test_truncations_and_masks_that_do_not_fit_are_refused_together(folder):
+    schema = Schema(
+        labels={"like": "is_like"},
+        dense={
+            "continuous": Dense(column="c", length=2),
+            "binary": Dense(columns=["row"], dtype="int64"),
+        },
+    )
+    (folder / "empty.npy").touch()
+    np.save(folder / "none.npy", np.zeros(1))
+    np.save(folder / "square.npy", np.ones((1, 1)))
+    for mask, message in {
+        "none.npy": r"none\.npy keeps no column of binary",
+        "square.npy": r"square\.npy has 1 × 1 entries for 1 columns",
+        "empty.npy": r"empty\.npy: no \.npy file that can be read \(",
+        "nowhere.npy": r"nowhere\.npy: no \.npy file that can be read \(",
+    }.items():
+        step = TruncateAndSlice(
+            continuous_feature_truncation=3, binary_feature_mask_path=str(folder / mask)
+        )
+        data = data_of(folder, seg_dense_schema=schema, preprocess={"t": step})
+        with pytest.raises(ValueError, match=message) as error:
+            _ = data.schema
+        first, second = str(error.value).splitlines()
+        assert (
+            first == "t.continuous_feature_truncation=3 must lie in 1 … 2, the length of continuous"
+        )
+        assert second.startswith("t.binary_feature_mask_path=")
 
 
 # --- what is wrong with files ------------------------------------------------------------------
+
+
+def test_a_footer_that_arrow_knows_no_way_to_read_is_damage_of_the_file(folder, monkeypatch):
+    def refuse(file):
+        raise pa.ArrowNotImplementedError("Integers with more than 64 bits not implemented")
+
+    monkeypatch.setattr(pq, "ParquetFile", refuse)  # as one flipped bit of a footer makes it
+    with pytest.raises(DataError, match=r"part-0\.parquet: .*damaged \(Integers with more than 64"):
+        _ = data_of(folder).sources
 
 
 def test_a_glob_that_matches_nothing_is_refused(tmp_path):

@@ -33,12 +33,20 @@ class TruncateAndSlice:
         """``schema`` with the widths that are left.
 
         Raises:
-            ValueError: a truncation beyond the width, or a mask of another length.
+            ValueError: a truncation beyond the width, a mask that cannot be read, is of another
+                length or keeps nothing; a line per fault.
         """
-        return replace(
-            schema,
-            dense={name: self._kept(name, dense) for name, dense in schema.dense.items()},
-        )
+        kept = dict(schema.dense)
+        faults = []
+        for name in ("continuous", "binary"):
+            if name in kept:
+                try:
+                    kept[name] = self._kept(name, kept[name])
+                except ValueError as error:
+                    faults.append(str(error))
+        if faults:
+            raise ValueError("\n".join(faults))
+        return replace(schema, dense=kept)
 
     def __call__(self, rows: Rows) -> Rows:
         """The rows with the columns that are kept; truncation is a view, a mask copies."""
@@ -48,22 +56,31 @@ class TruncateAndSlice:
                 truncation, mask = self._of(name)
                 out[name] = out[name][:, :truncation]
                 if mask is not None:
-                    kept = np.flatnonzero(self._masks[name])
+                    kept = np.flatnonzero(self._mask(name))
                     out[name] = np.take(out[name], kept, axis=1)  # four times as fast as [:, kept]
         return replace(rows, dense=out)
 
+    def _mask(self, name: str) -> np.ndarray:
+        path = str(self._of(name)[1])
+        if name not in self._masks:
+            try:
+                with open(path, "rb") as file:
+                    self._masks[name] = np.lib.format.read_array(file)
+            except (OSError, ValueError) as error:
+                raise ValueError(
+                    f"{name}_feature_mask_path={path}: no .npy file that can be read ({error})"
+                ) from error
+        return self._masks[name]
+
     @cached_property
-    def _masks(self) -> dict[str, np.ndarray]:
-        paths = {name: self._of(name)[1] for name in ("continuous", "binary")}
-        return {name: np.load(path) for name, path in paths.items() if path is not None}
+    def _masks(self) -> dict[str, np.ndarray]:  # no field: a mask that is loaded changes nothing
+        return {}
 
     def _of(self, name: str) -> tuple[int | None, str | None]:
         truncation = getattr(self, f"{name}_feature_truncation")
         return truncation, getattr(self, f"{name}_feature_mask_path")
 
     def _kept(self, name: str, dense: Dense) -> Dense:
-        if name not in ("continuous", "binary"):
-            return dense
         truncation, mask = self._of(name)
         width = dense.width
         if truncation is not None:
@@ -74,12 +91,15 @@ class TruncateAndSlice:
                 )
             width = truncation
         if mask is not None:
-            if len(entries := self._masks[name]) != width:
+            entries = self._mask(name)
+            if entries.shape != (width,):
+                found = " × ".join(map(str, entries.shape))
                 raise ValueError(
-                    f"{name}_feature_mask_path={mask} has {len(entries)} entries "
-                    f"for {width} columns"
+                    f"{name}_feature_mask_path={mask} has {found} entries for {width} columns"
                 )
             width = int(np.count_nonzero(entries))
+            if not width:
+                raise ValueError(f"{name}_feature_mask_path={mask} keeps no column of {name}")
         if width == dense.width:
             return dense
         # what is left has no file column of its own any more: a name stands in for it
