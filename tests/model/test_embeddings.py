@@ -95,12 +95,12 @@ def test_weights_start_with_the_spread_asked_for():
 
 
 def test_id_dropout_reads_ids_as_out_of_vocabulary_in_training_alone():
-    layer = tables(video_id={"embedding_dim": 2, "id_dropout": 0.5})
+    layer = tables(video_id={"embedding_dim": 2, "id_dropout": 0.2})
     fill(layer, "video_id", [[0.0, 0.0], [1.0, 1.0], [1.0, 1.0], [1.0, 1.0]])
     ones = Bag(torch.ones(1000, dtype=torch.int64), torch.arange(1001))
     torch.manual_seed(0)
     kept = layer(batch_of({"video_id": ones}, rows=1000)).mean().item()
-    assert 0.45 < kept < 0.55
+    assert 0.75 < kept < 0.85
     assert layer.eval()(batch_of({"video_id": ones}, rows=1000)).mean().item() == 1.0
 
 
