@@ -175,11 +175,13 @@ class HeavyRanker(nn.Module):
         """Everything the ranker says of the batch."""
         logits, backbone = self._logits_and_backbone(batch)
         calibrated = self.calibrated(logits).sigmoid()
+        # not as a matrix product, which autocast would round to bfloat16
+        score = (calibrated * self.score_weights.to(calibrated.dtype)).sum(dim=1)
         return Outputs(
             logits=logits,
             probabilities=logits.sigmoid(),
             calibrated_probabilities=calibrated,
-            score=calibrated @ self.score_weights.to(calibrated.dtype),
+            score=score,
             backbone=backbone if self.return_backbone else None,
         )
 

@@ -89,6 +89,17 @@ def test_the_score_is_the_weighted_sum_of_calibrated_probabilities():
     )
 
 
+def test_all_but_the_backbone_is_float32_under_bfloat16_autocast():
+    model = ranker()
+    exact = model.outputs(BATCH)
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs = model.outputs(BATCH)
+    for name in ("logits", "probabilities", "calibrated_probabilities", "score"):
+        assert getattr(outputs, name).dtype == torch.float32
+        # the towers' logits are exact in bfloat16, and nothing behind them is rounded to it
+        assert torch.equal(getattr(outputs, name), getattr(exact, name))
+
+
 def test_the_backbone_is_returned_if_asked_for():
     assert ranker().outputs(BATCH).backbone is None
     model = ranker(return_backbone=True)
