@@ -1,8 +1,8 @@
 """Hydra's composition with three additions.
 
 Rows are filled from their templates, see ``recap.templates``; what an experiment states for another
-choice of optimizer, schedule or model part than the one made is set aside, so that every choice
-works with every experiment; and what cannot be meant is refused with the nearest right name.
+choice of optimizer, schedule or model part than the one made is set aside, see ``recap.choices``;
+and what cannot be meant is refused with the nearest right name.
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ from typing import Any
 import hydra
 from hydra._internal import hydra as hydra_internals
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra.core.default_element import ResultDefault
+from hydra._internal.config_repository import IConfigRepository
+from hydra._internal.defaults_list import create_defaults_list
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import CompactHydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from recap.choices import set_aside
 from recap.nearest import nearest
 from recap.run_config import read_config
 from recap.templates import SCHEDULE, fill_templates
@@ -58,6 +60,8 @@ class Composer(ConfigLoaderImpl):
     _run: str | None = None  # folder of the run that a primary config composes on
     _asked: frozenset[str] = frozenset()  # what such a primary config asks beside it
     _referred: frozenset[str] = frozenset()  # sections that the files' values refer to
+    _primary: str | None = None
+    _experiment: Sequence[str] = ()  # the override that chooses it
     _sweep_dir: str | None = None
     _swept: list[str] | None = None  # what tells a sweep's job from the others
 
@@ -66,7 +70,9 @@ class Composer(ConfigLoaderImpl):
         faults = [f"{override}: {self._choose(override)}" for override in no_choices]
         overrides = [override for override in overrides if override not in no_choices]
         self._run = _value("run", overrides)
+        self._primary = config_name
         while True:  # an override that is refused is set aside, so that all faults come at once
+            self._experiment = [o for o in overrides if o.startswith("experiment=")]
             try:
                 cfg = super()._load_configuration_impl(config_name, overrides, *args, **kwargs)
                 break
@@ -91,12 +97,22 @@ class Composer(ConfigLoaderImpl):
         if self._run is not None and cfg._get_node("run") is not None:
             self._asked = frozenset(str(key) for key in cfg)
             cfg = self._on_the_runs_own(cfg, Path(self._run))
+        written_for = self._written_for(repo)
         for default in defaults:
-            self._set_aside(cfg, default, repo)
+            if default.config_path not in written_for:
+                set_aside(cfg, default, repo)
         fill_templates(cfg)
         self._composed = cfg
         self._referred = _referred_sections(cfg)
         return cfg
+
+    def _written_for(self, repo: IConfigRepository) -> set[str | None]:
+        """The choices that the files name themselves, which their values are for."""
+        experiment = OverridesParser.create().parse_overrides(list(self._experiment))
+        named = create_defaults_list(
+            repo, self._primary, experiment, prepend_hydra=True, skip_missing=True
+        )
+        return {default.config_path for default in named.defaults}
 
     def _on_the_runs_own(self, cfg: DictConfig, run_dir: Path) -> DictConfig:
         """The config that a run keeps in its folder, with the sections of ``cfg`` for its own."""
@@ -108,34 +124,6 @@ class Composer(ConfigLoaderImpl):
             kept.pop(key, None)
         kept.merge_with(cfg)
         return kept
-
-    def _set_aside(self, cfg: DictConfig, default: ResultDefault, repo: Any) -> None:
-        """Takes out of ``cfg`` what only other choices of the default's group know."""
-        group, _, choice = (default.config_path or "").rpartition("/")
-        if group.split("/")[0] not in ("model", "optimizer", "schedule"):
-            return
-
-        def package(name: str) -> str:
-            header = repo.load_config(f"{group}/{name}").header
-            return header.get("package") or group.replace("/", ".")
-
-        # chosen for another place than its own, e.g. model/tower@model.tasks.like.tower
-        moved_to = default.package if default.package != package(choice) else None
-
-        def known(name: str) -> dict[str, Any]:
-            loaded = repo.load_config(f"{group}/{name}").config
-            content: Any = OmegaConf.to_container(loaded, resolve=False)
-            if group == "schedule":
-                content = {**SCHEDULE, **content}
-            for key in reversed((moved_to or package(name)).split(".")):
-                content = {key: content}
-            return content
-
-        own = known(choice)
-        others = [known(name) for name in repo.get_group_options(group) if name != choice]
-        _keep_known(cfg, own, others)
-        for row in _rows_of_tasks(cfg) if "task" in own else ():
-            _keep_known(row, own["task"], [other["task"] for other in others])
 
     def load_sweep_config(self, master_config, sweep_overrides) -> DictConfig:
         """The config of one job of a sweep, which knows the folder of the whole."""
@@ -253,33 +241,6 @@ def _is_about(override: str, error: Exception) -> bool:
     return f"'{key}'" in str(error) or (
         "=" in override and f"'{key}/{override.split('=', 1)[1]}'" in str(error)
     )
-
-
-def _rows_of_tasks(cfg: DictConfig) -> list[DictConfig]:
-    tasks = OmegaConf.select(cfg, "model.tasks")
-    rows = [tasks._get_node(name) for name in tasks] if isinstance(tasks, DictConfig) else []
-    return [row for row in rows if isinstance(row, DictConfig) and not row._is_none()]
-
-
-def _keep_known(node: DictConfig, own: dict[str, Any], others: list[Any]) -> None:
-    """Deletes what is in one of ``others`` and not in ``own``; another ``_target_`` is kept."""
-    for key in list(node):
-        value, mine = node._get_node(key), own.get(str(key))
-        theirs = [other[key] for other in others if isinstance(other, dict) and key in other]
-        if not theirs:
-            continue
-        if not isinstance(value, DictConfig) or value._is_none():
-            if key not in own:
-                del node[key]
-        elif isinstance(mine, dict):
-            # a task's row states no target where it is of its template's kind
-            if "_target_" not in value or mine.get("_target_") in (None, value["_target_"]):
-                _keep_known(value, mine, theirs)
-        elif "_target_" not in value:
-            if key in own:
-                node[key] = mine
-            else:
-                del node[key]
 
 
 def _referred_sections(cfg: DictConfig) -> frozenset[str]:

@@ -411,6 +411,21 @@ def test_an_experiments_numbers_for_another_choice_are_set_aside(backbone: str):
     assert chosen == composed(f"model/backbone={backbone}")["model"]["backbone"]
 
 
+def test_what_an_experiment_states_for_the_choice_that_it_makes_is_never_set_aside(tmp_path: Path):
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment/wrong.yaml").write_text(
+        """
+        # @package _global_
+        defaults: [kuairand]
+        model:
+          backbone: {mask_blocks: []}  # of mask_net; kuairand's backbone is an mlp
+        """.replace("\n        ", "\n").lstrip()
+    )
+    own = (f"hydra.searchpath=[file://{tmp_path}]", "experiment=wrong")
+    assert composed(*own)["model"]["backbone"]["mask_blocks"] == []  # and refused as no key of MLP
+    assert "mask_blocks" not in composed(*own, "model/backbone=dcn")["model"]["backbone"]
+
+
 def test_an_experiment_may_state_an_optimizer_that_has_no_file(tmp_path: Path):
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment/rotated.yaml").write_text(

@@ -13,7 +13,7 @@ VOCABULARY = {"schema", "batch", "nearest"}
 PARTS = {"data", "model", "optimizer", "schedule", "loss", "metrics", "training"}
 SERVICES = {"distributed", "checkpoint", "weight_files", "tracking", "console", "signals"}
 # the command line: what verbs are made with
-COMPOSITION = {"compose", "templates", "run_config", "binding", "nodes"}
+COMPOSITION = {"compose", "choices", "templates", "run_config", "binding", "nodes"}
 VERBS = {"train", "warm_start", "evaluate", "check", "experiment", "joining", "sweep", "divergence"}
 VERBS |= {"evaluator"}  # the command of evaluate
 VERBS |= {"report", "footprint", "plot"}  # what check says
@@ -76,7 +76,8 @@ def below(here: str) -> set[str]:
     if here in PARTS | SERVICES:
         return VOCABULARY | {here}
     if here in COMPOSITION:
-        return VOCABULARY | ({"templates", "run_config"} if here == "compose" else set())
+        above = {"compose": {"choices", "templates", "run_config"}, "choices": {"templates"}}
+        return VOCABULARY | above.get(here, set())
     return set()
 
 
