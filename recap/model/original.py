@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -27,6 +28,8 @@ from recap.model.original_weights import (
     task_name,
 )
 from recap.schema import Dense, Schema
+
+_NUMBER = re.compile(r"[+-]?\d+(\.\d*)?([eE][+-]?\d+)?")
 
 
 def from_original(state: Mapping[str, Any], config: Mapping[str, Any]) -> HeavyRanker:
@@ -65,9 +68,11 @@ def from_original(state: Mapping[str, Any], config: Mapping[str, Any]) -> HeavyR
             and large embeddings, position debias, featurization other than double_norm_log) or
             lacks what it needs, or the weights are not of it; lists everything.
     """
-    model = config.get("model")
+    model = _read(config.get("model"))
     if not isinstance(model, Mapping) or not model.get("tasks"):
         raise ValueError("model.tasks: the configuration describes no task")
+    if not isinstance(model["tasks"], Mapping):
+        raise ValueError(f"model.tasks={model['tasks']}: must map names to towers")
     held = {bare(name): value for name, value in state.items()}
     faults = [
         f"model.{key}: the original has no code for it, so no weights of it exist"
@@ -83,13 +88,19 @@ def from_original(state: Mapping[str, Any], config: Mapping[str, Any]) -> HeavyR
         name, row = task_name(original), row or {}
         if name in tasks:
             faults.append(f"model.tasks.{original}: another task is called {name} too")
-        affine = row.get("affine_map")
-        tasks[name] = Task(
-            tower=_network(row, f"model.tasks.{original}", faults),
-            pos_weight=_or(row.get("pos_weight"), 1.0),
-            affine_map=None if affine is None else AffineMap(**_given(affine, "scale", "bias")),
-        )
-    featurization = _featurization(model, held, faults)
+        with _told(faults, f"model.tasks.{original}"):
+            affine = row.get("affine_map")
+            tasks[name] = Task(
+                tower=_network(row, f"model.tasks.{original}", faults),
+                pos_weight=_or(row.get("pos_weight"), 1.0),
+                affine_map=None if affine is None else AffineMap(**_given(affine, "scale", "bias")),
+            )
+    featurization: Callable[..., nn.Module] = DoubleNormLog
+    with _told(faults, "model.featurization_config"):
+        featurization = _featurization(model, held, faults)
+    ratios: dict[str, float] = {}
+    with _told(faults, "train_data.tasks"):
+        ratios = sampling_ratios(state, config)
     if faults:
         raise ValueError("\n".join(faults))
     first = "_backbone." if backbone else f"_towers.{sanitized(next(iter(model['tasks'])))}."
@@ -108,7 +119,7 @@ def from_original(state: Mapping[str, Any], config: Mapping[str, Any]) -> HeavyR
     if any(weight.dtype == torch.float64 for weight in weights.values()):
         ranker.double()
     ranker.load_state_dict(weights)
-    ranker.calibrate(sampling_ratios(state, config))
+    ranker.calibrate(ratios)
     return ranker
 
 
@@ -123,12 +134,9 @@ def _network(row: Any, place: str, faults: list[str]) -> Callable[..., nn.Module
         )
         return MLP
     network = row[f"{given[0]}_config"]
-    try:
+    with _told(faults, f"{place}.{given[0]}_config"):
         return _mlp(network) if given == ["mlp"] else _mask_net(network)
-    except (KeyError, ValueError) as error:
-        fault = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-        faults.append(f"{place}.{given[0]}_config: {fault}")
-        return MLP
+    return MLP
 
 
 def _mlp(row: Mapping[str, Any]) -> Callable[..., MLP]:
@@ -203,6 +211,30 @@ def _dense(held: Mapping[str, Any], first: str) -> dict[str, Dense]:
         )
     widths = {"continuous": continuous, "binary": both - continuous, **widths}
     return {name: Dense(column=name, length=int(width)) for name, width in widths.items()}
+
+
+@contextmanager
+def _told(faults: list[str], place: str) -> Iterator[None]:
+    """Turns what a part of the configuration is refused by into a fault."""
+    try:
+        yield
+    except KeyError as error:
+        faults.append(f"{place}: {error} is missing")
+    except ValueError as error:
+        faults.append(f"{place}: {error}")
+    except (TypeError, AttributeError, ZeroDivisionError) as error:
+        faults.append(f"{place}: not what the original has there ({error})")
+
+
+def _read(node: Any) -> Any:
+    """``node`` with numbers as numbers: YAML 1.1 takes 1e-3 for a string."""
+    if isinstance(node, Mapping):
+        return {key: _read(value) for key, value in node.items()}
+    if isinstance(node, Sequence) and not isinstance(node, str):
+        return [_read(value) for value in node]
+    if isinstance(node, str) and _NUMBER.fullmatch(node):
+        return float(node)
+    return node
 
 
 def _given(row: Mapping[str, Any], *keys: str) -> dict[str, Any]:

@@ -97,7 +97,7 @@ def sampling_ratios(state: Mapping[str, Any], config: Mapping[str, Any]) -> dict
     out = {}
     for original in config["model"]["tasks"]:
         row = {"pos_downsampling_rate": 1.0, "neg_downsampling_rate": 1.0}
-        row |= rates.get(original) or {}
+        row |= {key: rate for key, rate in (rates.get(original) or {}).items() if rate is not None}
         ratio = row["neg_downsampling_rate"] / row["pos_downsampling_rate"]
         out[task_name(original)] = held.get(sanitized(original), ratio)
     return out

@@ -307,3 +307,35 @@ def test_weights_of_another_configuration_are_refused():
     missing = r"_towers\..*is_favorited\.layers\.0\.weight or .*: missing; it tells how wide"
     with pytest.raises(ValueError, match=missing):
         from_original({}, {"model": described(first={"mlp_config": one_layer})})
+
+
+def test_numbers_that_yaml_takes_for_strings_are_numbers():
+    model = copy.deepcopy(VARIANTS["norms of defaults"])
+    norm = {"epsilon": 0.001, "axis": -1}
+    model["featurization_config"]["double_norm_log_config"]["layer_norm_config"] = norm
+    written = Written(model)
+    batch = written.batch()
+    ranker = from_original(written.state, {"model": model}).eval()
+    norm["epsilon"] = "1e-3"
+    same = from_original(written.state, {"model": model}).eval()
+    assert torch.equal(same(batch), ranker(batch))
+
+
+def test_what_is_of_another_type_than_the_original_has_is_told_with_its_place():
+    model = copy.deepcopy(VARIANTS["parallel"])
+    state = Written(model).state
+    model["tasks"][TASKS[0]] = {"mlp_config": {"layer_sizes": None}}
+    model["tasks"][TASKS[1]]["affine_map"] = [2.0, 1.0]
+    model["backbone"]["mask_net_config"] = {"mask_blocks": [{"aggregation_size": 3}]}
+    rates = {"tasks": {TASKS[2]: {"pos_downsampling_rate": 0.0}}}
+    with pytest.raises(ValueError, match="not what the original has there") as error:
+        from_original({}, {"model": model, "train_data": rates})
+    told = [line.split(" (")[0] for line in str(error.value).splitlines()]
+    assert told == [
+        "model.backbone.mask_net_config: not what the original has there",
+        f"model.tasks.{TASKS[0]}.mlp_config: not what the original has there",
+        f"model.tasks.{TASKS[1]}: not what the original has there",
+        "train_data.tasks: not what the original has there",
+    ]
+    with pytest.raises(ValueError, match=r"model\.tasks=\['a'\]: must map names to towers"):
+        from_original(state, {"model": {"tasks": ["a"]}})
