@@ -276,6 +276,12 @@ def test_weight_decay_without_a_gradient_moves_weights_of_layers_only(
             f"optimizer/table_algorithm={tables}",
             "+task.affine_map={_target_: recap.model.heavy_ranker.AffineMap}",
             "model.inputs.featurization.batch_norm_config.affine=true",
+            "+model/inputs=[position_debias,small_embeddings]",
+            "model.inputs.position_debias.feature_name=binary",
+            "model.inputs.position_debias.position_feature_index=0",
+            "model.inputs.small_embeddings.feature_name=binary",
+            "+model.inputs.small_embeddings.tables.flag="
+            "{num_embeddings: 2, embedding_dim: 2, index: 1}",
         )
     )
     ranker, optimizer = experiment.ranker, experiment.optimizer
@@ -293,6 +299,7 @@ def test_weight_decay_without_a_gradient_moves_weights_of_layers_only(
     assert moved == linear
     assert {"backbone.layers.0.weight", "towers.like.layers.0.weight"} <= linear
     assert len(nonzero) > len(linear) * 2
+    assert sum(isinstance(layer, nn.Embedding) for layer in ranker.modules()) == 2
 
 
 def test_a_null_backbone_rate_is_refused_where_parameters_take_it(tiny: Tiny):

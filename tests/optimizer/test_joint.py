@@ -90,6 +90,14 @@ def test_moments_of_every_part_are_in_the_state():
     assert set(joint.state[named["dense.weight"]]) == {"step", "exp_avg", "exp_avg_sq"}
 
 
+def test_moments_that_a_part_has_from_the_start_are_in_the_state_from_the_start():
+    model = network()
+    joint = JointOptimizer(separate(model, "momentum", "adagrad"))
+    assert {
+        name: set(joint.state[p]) for name, p in model.named_parameters() if p in joint.state
+    } == {"table.weight": {"step", "sum"}}
+
+
 def test_a_rate_written_into_a_group_is_the_parts():
     model = network()
     joint = JointOptimizer(separate(model, "adam", "adagrad"))
