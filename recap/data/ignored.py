@@ -33,7 +33,8 @@ class Ignored:
     def __init__(self, limit: float, *, num_rows: int, files: Sequence[str] = ()) -> None:
         self.files = tuple(files)
         self._limit, self._num_rows = limit, num_rows
-        self._faults: dict[tuple[str, int], RowGroupError] = {}
+        # row group → (fault, rows); the error itself would keep the block it came up in
+        self._faults: dict[tuple[str, int], tuple[str, int]] = {}
         self._told = 0
         self._lock = threading.Lock()
         for fault in files:
@@ -42,7 +43,7 @@ class Ignored:
     @property
     def rows(self) -> int:
         """Rows of the row groups that are left out, as far as they have been come across."""
-        return sum(fault.rows for fault in list(self._faults.values()))
+        return sum(rows for _, rows in list(self._faults.values()))
 
     def __contains__(self, row_group: tuple[str, int]) -> bool:
         return row_group in self._faults
@@ -55,8 +56,8 @@ class Ignored:
         """
         with self._lock:
             if fault.row_group not in self._faults:
-                self._faults[fault.row_group] = fault
-                log.warning("ignored: %s; it holds %d rows", fault, fault.rows)
+                self._faults[fault.row_group] = (str(fault), fault.rows)
+                log.warning("ignored: %s; it holds %d rows", str(fault), fault.rows)
         self.refuse_too_many()
 
     def refuse_too_many(self) -> None:
@@ -67,7 +68,7 @@ class Ignored:
         """
         with self._lock:
             if self.rows > self._limit * self._num_rows or self.rows == self._num_rows:
-                faults = "\n".join(map(str, self._faults.values()))
+                faults = "\n".join(fault for fault, _ in self._faults.values())
                 raise DataError(
                     f"{self.summary()}, above the limit of {self._limit:.3%}:\n{faults}"
                 )

@@ -3,7 +3,7 @@
 All rows of an epoch are laid out in one line: row groups in a random order (by seed and epoch);
 where a ``file_batch_size`` is given, those of so many files come before those of the next ones. The
 line is cut into ``lanes`` of equal length, and every global batch takes an equal share from each
-lane; a rank owns a contiguous part of every batch, so with at least as many lanes as ranks no two
+lane; a rank owns a contiguous part of every batch, so with a multiple of the ranks as lanes no two
 ranks read the same rows, and any number of ranks sees the same batches. Within a lane, blocks of
 whole row groups holding at least ``buffer`` rows are permuted: rows move once, and the row at any
 position is found without reading what lies before it, which is what makes resuming exact and cheap.

@@ -43,7 +43,7 @@ class ParquetData:
         examples_shuffle_buffer_size: rows that are permuted together, rounded up to row groups.
         interleave_num_parallel_calls: row groups from different places of the data set that are
             read side by side and mixed in every batch, each with an equal share of it; with several
-            ranks at least as many as ranks, or some rows are read by two of them. null means 1.
+            ranks a multiple of their number, or some rows are read by two of them. null means 1.
         file_batch_size: files whose row groups are mixed among each other, drawn anew each epoch,
             before the next ones come; what a pass jumps between at a time. null: all files.
         map_num_parallel_calls: threads that read and decode row groups ahead; each takes a block of

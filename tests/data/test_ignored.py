@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import weakref
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 
 from recap.batch import Batch
 from recap.data.files import DataError
-from recap.data.ignored import RowGroupError
+from recap.data.ignored import Ignored, RowGroupError
 from recap.data.parquet import ParquetData
 from recap.schema import Dense, Schema, Sparse
 
@@ -211,6 +212,20 @@ def test_what_a_read_ahead_found_above_the_limit_stops_the_next_stream(folder):
     stream.close()
     with pytest.raises(DataError, match=r"ignored 1 row groups .* above the limit of 0\.000%"):
         batches_of(data, shuffle_seed=None)
+
+
+def test_of_what_is_left_out_the_words_are_kept_and_not_the_rows_that_were_being_read():
+    ignored = Ignored(0.5, num_rows=100)
+    fault = RowGroupError("a.parquet", 3, 10, "damaged")
+    gone = weakref.ref(fault)
+    ignored.add(fault)
+    del fault  # with its trace, and the arrays of the functions in it
+    assert gone() is None
+    assert ignored.rows == 10
+    with pytest.raises(
+        DataError, match=r"60 rows, 60\.000% .*:\na\.parquet, row group 3: damaged\nb"
+    ):
+        ignored.add(RowGroupError("b.parquet", 0, 50, "damaged"))
 
 
 def test_too_many_rows_left_out_stop_with_all_that_was(folder):

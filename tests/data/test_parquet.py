@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from contextlib import closing
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -107,6 +109,13 @@ def test_a_stream_continues_at_the_position_that_came_with_a_batch(folder, lanes
     whole = batches_of(data, epochs=2)
     rest = batches_of(data, epochs=2, position=whole[taken - 1][1])
     assert rows_in(rest) == rows_in(whole[taken:])
+
+
+def test_fewer_rows_than_lanes_come_again_and_again(tmp_path):
+    write(tmp_path / "a.parquet", first=0, rows=3)
+    data = data_of(tmp_path, interleave_num_parallel_calls=4)
+    with closing(data.batches(tasks=["like"], shuffle_seed=None, epochs=None)) as batches:
+        assert sorted(rows_in(list(islice(batches, 2)))) == [0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2]
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 4])

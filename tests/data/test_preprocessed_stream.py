@@ -135,6 +135,16 @@ def test_a_batch_with_too_many_positives_is_cut_the_same_way_after_a_resume(fold
     assert not same(batches_of(data, epochs=3, shuffle_seed=2), whole)
 
 
+def test_each_batch_with_too_many_positives_is_cut_in_its_own_way(folder):
+    every = DownsampleNegatives(batch_multiplier=4, engagements_list=["fav", "reply", "click"])
+    data = data_of(folder, every, global_batch_size=3)
+    batches = batches_of(data, shuffle_seed=None)  # 12 rows each, labelled as the 12 before
+    labelled = [[n for n in range(12) if n % 4 == 0 or n % 3 == 0 or n % 2]] * 8
+    kept = [sorted(n % 12 for n in numbers(batch)[:2]) for batch, _ in batches]
+    assert all({*cut} <= {*some} for cut, some in zip(kept, labelled, strict=True))
+    assert len({tuple(cut) for cut in kept}) > 1
+
+
 @pytest.mark.parametrize("world_size", [2, 4])
 def test_ranks_share_each_batch_whatever_their_number(folder, world_size):
     data = data_of(folder, DOWNSAMPLE)
