@@ -78,8 +78,17 @@ class MultiTaskLoss(nn.Module):
         """
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         pos_weight = self.pos_weight.to(logits.dtype)
-        per_task = binary_cross_entropy_with_logits(
-            logits, labels.to(logits.dtype), weights, pos_weight=pos_weight, reduction="none"
-        ).mean(dim=0)
+        # Task by task, as the reference: one call over [B, T] rounds otherwise, and where gradients
+        # of examples cancel, that shows in the fifth digit of a parameter's.
+        columns = [each.unbind(dim=1) for each in (logits, labels.to(logits.dtype))]
+        weighed = [None] * len(self.tasks) if weights is None else weights.unbind(dim=1)
+        per_task = torch.stack(
+            [
+                binary_cross_entropy_with_logits(logit, label, weight, pos_weight=positive)
+                for logit, label, weight, positive in zip(
+                    *columns, weighed, pos_weight.unbind(), strict=True
+                )
+            ]
+        )
         task_weights = self.task_weights.to(per_task.dtype)
         return REDUCTIONS[self.reduction](per_task * task_weights), per_task

@@ -124,3 +124,19 @@ def test_losses_are_the_references(case: str):
     rtol = 1e-12 if case.endswith("64") else 1e-6
     np.testing.assert_allclose(per_task.numpy(), arrays[f"{case}/task_losses"], rtol=rtol)
     np.testing.assert_allclose(total.numpy(), arrays[f"{case}/loss"], rtol=rtol)
+
+
+def test_gradients_round_as_those_of_one_task_at_a_time_do():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(17, 3, generator=generator, requires_grad=True)
+    labels = torch.randint(0, 2, (17, 3), generator=generator).float()
+    weights = torch.rand(17, 3, generator=generator)
+    loss = MultiTaskLoss(("a", "b", "c"), pos_weight={"b": 2.5})
+    (ours,) = torch.autograd.grad(loss(logits, labels, weights)[0], logits)
+    entropy = torch.nn.functional.binary_cross_entropy_with_logits
+    alone = [
+        entropy(logits[:, i], labels[:, i], weights[:, i], pos_weight=torch.tensor(positive))
+        for i, positive in enumerate((1.0, 2.5, 1.0))
+    ]
+    (theirs,) = torch.autograd.grad(torch.stack(alone).mean(), logits)
+    assert torch.equal(ours, theirs)
