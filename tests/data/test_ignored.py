@@ -90,7 +90,7 @@ def rows_in(batches: list[tuple[Batch, int]]) -> list[int]:
     return [int(row) for batch, _ in batches for row in batch.dense["row"][:, 0]]
 
 
-@pytest.mark.parametrize("lanes", [1, 4])
+@pytest.mark.parametrize("lanes", [1, 4, 8])  # 8 lanes of 25 rows cut row groups in two
 @pytest.mark.parametrize("seed", [None, 1])
 def test_what_cannot_be_read_is_left_out_and_all_else_comes_once(folder, lanes, seed):
     data = data_of(folder, interleave_num_parallel_calls=lanes)
@@ -166,7 +166,7 @@ def test_a_last_batch_of_one_row_is_kept_where_nothing_was_lost(tmp_path):
     assert [len(batch) for batch, _ in batches_of(data_of(tmp_path))] == [8, 1]
 
 
-@pytest.mark.parametrize("lanes", [1, 4])
+@pytest.mark.parametrize("lanes", [1, 4, 8])
 def test_a_stream_continues_exactly_wherever_it_stops(folder, lanes):
     settings = {"interleave_num_parallel_calls": lanes}
     whole = batches_of(data_of(folder, **settings), epochs=2)
