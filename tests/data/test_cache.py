@@ -182,6 +182,15 @@ def test_a_file_that_changed_is_decoded_anew(folder):
     assert len(kept(folder)) == 12 + 4
 
 
+def test_a_file_of_the_same_size_that_was_written_later_is_decoded_anew(folder):
+    batches_of(data_of(folder))
+    path = folder / "part-1.parquet"
+    at = path.stat()
+    os.utime(path, ns=(at.st_atime_ns, at.st_mtime_ns + 1))
+    batches_of(data_of(folder))
+    assert len(kept(folder)) == 12 + 4
+
+
 def test_a_mask_that_changed_is_another_setting(folder):
     mask = folder / "mask.npy"
     widths = []
