@@ -102,6 +102,23 @@ def test_every_metric_is_also_measured_within_the_slices(tiny: Tiny):
     assert measured.keys() == results["valid"]["like"].keys()
 
 
+def test_a_slice_of_sampled_data_is_measured_as_before_the_sampling(tiny: Tiny):
+    experiment = prepare(
+        tiny.config(
+            "+model.stratifiers.first={index: 0, value: 1, feature_name: binary}",
+            "+validation_data.valid.tasks.like={neg_downsampling_rate: 0.25}",
+        )
+    )
+    results = evaluate(experiment.ranker, experiment.validation_data, experiment.training)
+    in_slice = rows(60, seed=2)["b"].flatten().to_numpy()[::2] == 1
+    liked = rows(60, seed=2)["is_like"].to_numpy()[in_slice] == 1
+    # each negative stands for four
+    share = liked.sum() / (liked.sum() + 4 * (~liked).sum())
+    assert results["valid/first"]["like"]["mean_label"] == pytest.approx(share)
+    followed = rows(60, seed=2)["is_follow"].to_numpy()[in_slice]
+    assert results["valid/first"]["follow"]["mean_label"] == pytest.approx(followed.mean())
+
+
 def test_a_slice_can_be_the_objective(tiny: Tiny):
     more = "+model.stratifiers.first={index: 0, value: 1, feature_name: binary}"
     value = tiny.train(more, "training.objective=valid/first/like/auroc")
