@@ -17,7 +17,7 @@ from bench.report import own_settings
 from bench.speed import measure
 from recap.compose import compose
 from recap.data.synthetic import write_synthetic
-from recap.nodes import instantiate
+from recap.nodes import section
 
 DEFAULTS = {
     "rows": "20480",
@@ -40,7 +40,7 @@ def main() -> None:
             f"training.save_dir={run}",
             *overrides,
         ]
-        schema = instantiate(compose(*overrides).train_data.seg_dense_schema)
+        schema = section(compose(*overrides), "train_data.seg_dense_schema")
         for split, share in (("train", 0.8), ("validation", 0.2)):
             rows = round(share * int(settings["rows"]))
             write_synthetic(schema, f"{folder}/{split}", rows=rows, stream=split)

@@ -21,7 +21,7 @@ from bench.report import conditions, own_settings, peak_memory_mb, table
 from recap.compose import compose
 from recap.data.parquet import ParquetData
 from recap.data.synthetic import write_synthetic
-from recap.nodes import instantiate
+from recap.nodes import section
 
 DEFAULTS = {"small_gb": "0.4", "large_gb": "1.6", "directory": "", "batch_size": "1024"}
 ROW_BYTES = 21_200  # of a written row on disk
@@ -39,7 +39,7 @@ def main() -> None:
         folder = settings["directory"] or stack.enter_context(tempfile.TemporaryDirectory())
         for size in (settings["small_gb"], settings["large_gb"]):
             root = f"{folder}/{size}"
-            schema = instantiate(compose(*overrides).train_data.seg_dense_schema)
+            schema = section(compose(*overrides), "train_data.seg_dense_schema")
             num_rows = int(float(size) * 1e9 / ROW_BYTES)
             files = max(1, num_rows // FILE_ROWS)
             report = write_synthetic(schema, f"{root}/train", rows=num_rows, files=files)
@@ -58,7 +58,7 @@ def _in_fresh_process(overrides: list[str], *, epochs: int) -> tuple[str, str]:
 
 def _read(epochs: int, overrides: list[str]) -> None:
     cfg = compose(*overrides)
-    data: ParquetData = instantiate(cfg.train_data)
+    data: ParquetData = section(cfg, "train_data")
     started, rows = perf_counter(), 0
     if epochs:
         stream = data.batches(tasks=list(cfg.model.tasks), shuffle_seed=0, epochs=epochs)

@@ -11,11 +11,29 @@ import hydra
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
+from recap.binding import binding_faults, completed
+
 _SETTINGS = "_settings_"  # of a partial node, one level further down than the user wrote them
 
 
 # lists reach Python as lists, and every other node without a target as a dict
 instantiate = functools.partial(hydra.utils.instantiate, _convert_="object")
+
+
+def section(cfg: DictConfig, place: str) -> Any:
+    """The object of the node at ``place`` of a composed config, for a command that needs no more.
+
+    Raises:
+        ValueError: what keeps it from being made; every line begins with the path it is about.
+    """
+    name, *keys = place.split(".")
+    if not OmegaConf.is_dict(cfg[name]):
+        raise ValueError(f"{name}={cfg[name]}: must be a mapping, {{_target_: …}}")
+    plain: Any = completed(OmegaConf.to_container(cfg[name], resolve=True))
+    node = functools.reduce(lambda inner, key: inner[key], keys, plain)
+    if faults := list(binding_faults(node, place)):
+        raise ValueError("\n".join(faults))
+    return Nodes({name: plain}).made(place)
 
 
 class Nodes:

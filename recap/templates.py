@@ -24,23 +24,6 @@ OWN: dict[str, Any] = {
     "num_files_to_keep": None,
     "tasks": {},
 }
-# what need not be stated of the mappings under these keys of a data section
-EXPLICIT = {
-    "explicit_date_inputs": {
-        "_target_": "recap.data.dates.ExplicitDateInputs",
-        "num_missing_days_tol": 0,
-    },
-    "explicit_datetime_inputs": {
-        "_target_": "recap.data.dates.ExplicitDatetimeInputs",
-        "num_missing_hours_tol": 0,
-    },
-}
-# and of a row of its tasks
-SAMPLING_RATES = {
-    "_target_": "recap.data.sampling.SamplingRates",
-    "pos_downsampling_rate": 1.0,
-    "neg_downsampling_rate": 1.0,
-}
 
 
 def fill_templates(cfg: DictConfig) -> None:
@@ -61,7 +44,6 @@ def fill_templates(cfg: DictConfig) -> None:
         rates = _filled_rates(optimizer, schedule, tasks)
         cfg.optimizer.single_task_learning_rate, cfg.optimizer.multi_task_learning_rates = rates
     if train_data := _mapping(plain.get("train_data")):
-        _fill_own(cfg.train_data, train_data)
         template = {key: value for key, value in train_data.items() if key not in OWN}
         kinds = (template.get("_target_"), "${train_data._target_}")
         for name, row in _mapping(plain.get("validation_data")).items():
@@ -76,18 +58,6 @@ def fill_templates(cfg: DictConfig) -> None:
             full = {**own, **filled(rest, template, "train_data")}
             if full != row:  # to set a row is slow, and the second time most of them stand
                 cfg.validation_data[name] = full
-            _fill_own(cfg.validation_data[name], full)
-
-
-def _fill_own(section: DictConfig, plain: dict[str, Any]) -> None:
-    """Completes what names files by date and the sampling rates of tasks, in place."""
-    for key, defaults in EXPLICIT.items():
-        row = plain.get(key)
-        if isinstance(row, dict) and (full := {**defaults, **row}) != row:
-            section[key] = full
-    for task, row in _mapping(plain.get("tasks")).items():
-        if isinstance(row, dict) and (full := {**SAMPLING_RATES, **row}) != row:
-            section.tasks[task] = full
 
 
 def filled(
@@ -109,7 +79,7 @@ def filled(
     own = own or {}
     row = _stated(row or {}, path, own_path)
     kind = own.get("_target_", template.get("_target_"))
-    if row.get("_target_", kind) != kind:
+    if kind is not None and row.get("_target_", kind) != kind:
         return row
     if kind != template.get("_target_"):
         template = own

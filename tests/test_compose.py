@@ -73,6 +73,15 @@ def test_own_numbers_stand_before_the_templates_and_only_where_the_template_has_
     }
 
 
+def test_a_row_may_state_the_target_that_its_template_leaves_to_the_signature():
+    row = {"_target_": "Dense", "length": 3}
+    assert filled(row, {"column": "c", "length": 2}, "dense") == {
+        "_target_": "Dense",
+        "column": "${dense.column}",
+        "length": 3,
+    }
+
+
 def test_own_numbers_with_a_target_are_another_kind_and_the_whole_of_it():
     curve = {"_target_": "Ramp", "learning_rate": 0.001, "num_ramp_steps": 1000}
     own = {"_target_": "Constant", "learning_rate": 0.0008}
@@ -174,10 +183,8 @@ def test_what_names_a_partitions_files_is_its_own():
         "validation_data.train.num_files_to_keep=1",
     )
     expected = {"data_root": "/x", "end_date": "2023-01-31", "days": 7}
-    expected = {"_target_": "recap.data.dates.ExplicitDateInputs", **expected}
-    assert cfg["train_data"]["explicit_date_inputs"] == {**expected, "num_missing_days_tol": 0}
+    assert cfg["train_data"]["explicit_date_inputs"] == expected
     own = cfg["validation_data"]["train"]
-    assert own["explicit_datetime_inputs"]["_target_"] == "recap.data.dates.ExplicitDatetimeInputs"
     assert own["explicit_datetime_inputs"]["end_datetime"] == "2023-01-31 05:00"
     assert own["num_files_to_keep"] == 1
     other = cfg["validation_data"]["validation"]

@@ -15,7 +15,7 @@ from tiny import Tiny, write_data
 from recap.compose import Refused, compose
 from recap.data.synthetic import write_synthetic
 from recap.experiment import prepare
-from recap.nodes import instantiate
+from recap.nodes import section
 
 NUMBER = {"tiny": 260, "local_prod": 120, "kuairand": 120}
 PARTS = 5  # so that both cores have their share
@@ -49,7 +49,7 @@ def valid(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     else:
         places = [f"data_root={root}", f"training.save_dir={root / 'run'}", "training.device=cpu"]
         cfg = compose(f"experiment={request.param}", *places, *SMALL[request.param])
-        schema = instantiate(cfg.train_data.seg_dense_schema)
+        schema = section(cfg, "train_data.seg_dense_schema")
         for split in ("train", "validation"):
             write_synthetic(schema, root / split, rows=128, stream=split)
     plain = OmegaConf.to_container(cfg, resolve=True)

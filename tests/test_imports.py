@@ -77,6 +77,7 @@ def below(here: str) -> set[str]:
         return VOCABULARY | {here}
     if here in COMPOSITION:
         above = {"compose": {"choices", "templates", "run_config"}, "choices": {"templates"}}
+        above["nodes"] = {"binding"}
         return VOCABULARY | above.get(here, set())
     return set()
 

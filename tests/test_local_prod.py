@@ -8,8 +8,10 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from recap.binding import completed
 from recap.compose import compose
 from recap.model import HeavyRanker
+from recap.nodes import section
 
 # task: dropout, tower's peak rate, ramp steps, weight in the ranking score
 TASKS = {
@@ -42,7 +44,7 @@ LABELS_WITHOUT_TOWER = ["is_bookmarked", "is_shared", "is_tweet_detail_dwelled_1
 
 @pytest.fixture(scope="module")
 def cfg() -> dict[str, Any]:
-    plain = OmegaConf.to_container(compose("experiment=local_prod"), resolve=True)
+    plain = completed(OmegaConf.to_container(compose("experiment=local_prod"), resolve=True))
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}
 
@@ -212,11 +214,11 @@ def test_twelve_partitions(cfg: dict[str, Any]):
 
 def test_the_model_reads_2776_inputs_and_has_48_million_parameters():
     cfg = compose("experiment=local_prod")
-    schema = hydra.utils.instantiate(cfg.train_data.seg_dense_schema, _convert_="object")
+    schema = section(cfg, "train_data.seg_dense_schema")
     for step in cfg.train_data.preprocess.values():
         schema = hydra.utils.instantiate(step).schema(schema)
     with torch.device("meta"):
-        ranker = hydra.utils.instantiate(cfg.model, _convert_="object")(schema)
+        ranker = section(cfg, "model")(schema)
     assert isinstance(ranker, HeavyRanker)
     assert ranker.in_features == 2117 + 59 + 3 * 200 == 2776
     assert sum(p.numel() for p in ranker.parameters()) == 48_115_108

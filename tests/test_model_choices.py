@@ -9,11 +9,11 @@ import torch
 from omegaconf import OmegaConf
 from tiny import Tiny
 
-from recap.binding import binding_faults
+from recap.binding import binding_faults, completed
 from recap.compose import CONF, compose
 from recap.data.decode import num_slots
 from recap.experiment import prepare
-from recap.nodes import instantiate
+from recap.nodes import instantiate, section
 
 BACKBONES = {"mlp": "MLP", "mask_net": "MaskNet", "dcn": "DCN", "dlrm": "DLRM"}
 EXPERIMENTS = ("local_prod", "kuairand")
@@ -24,8 +24,9 @@ PAIRS = [("mlp", "dlrm"), ("mask_net", "dcn"), ("dcn", "mlp"), ("dlrm", "mask_ne
 def built(*overrides: str) -> Any:
     """The ranker of a command line, local_prod's without numbers; files hold ten ids."""
     cfg = compose(*overrides)
-    assert list(binding_faults(OmegaConf.to_container(cfg, resolve=True), "")) == []
-    schema = instantiate(cfg.train_data.seg_dense_schema)
+    plain = completed(OmegaConf.to_container(cfg, resolve=True))
+    assert list(binding_faults(plain, "")) == []
+    schema = section(cfg, "train_data.seg_dense_schema")
     for step in cfg.train_data.preprocess.values():
         schema = instantiate(step).schema(schema)
     slots = {
@@ -33,7 +34,7 @@ def built(*overrides: str) -> Any:
         for name, sparse in schema.sparse.items()
     }
     with torch.device("meta" if "experiment=local_prod" in overrides else "cpu"):
-        return instantiate(cfg.model)(schema, slots)
+        return section(cfg, "model")(schema, slots)
 
 
 def kind(network: Any) -> str:

@@ -1,9 +1,11 @@
 """Nodes as objects, and the keys that what they refuse is about."""
 
 import pytest
+from omegaconf import OmegaConf
 from torch import nn
 
-from recap.nodes import Build, Nodes
+from recap.nodes import Build, Nodes, section
+from recap.schema import Dense, Schema
 
 MLP = {"_target_": "recap.model.mlp.MLP", "_partial_": True, "layer_sizes": [2, 1]}
 NORM = {"_target_": "recap.model.norm.BatchNorm", "momentum": 0.1}
@@ -51,3 +53,20 @@ def test_every_row_of_a_mapping_that_refuses_is_told():
     rows = {name: {**NORM, "momentum": 3} for name in ("a", "b")}
     with pytest.raises(ValueError, match=r"^model\.a\.momentum=3 .*\nmodel\.b\.momentum=3 "):
         Nodes({"model": rows}).made("model")
+
+
+def test_a_section_is_made_by_itself_and_its_rows_need_no_target():
+    rows = {"_target_": "recap.schema.Schema", "labels": {}, "dense": {"d": {"column": "c", "length": 3}}}
+    schema = section(OmegaConf.create({"data": {"schema": rows}}), "data.schema")
+    assert schema == Schema(labels={}, dense={"d": Dense(column="c", length=3)})
+
+
+def test_a_section_that_cannot_be_made_is_refused_with_its_keys():
+    rows = {"_target_": "recap.schema.Schema", "labels": 3, "dense": {"d": {"lenth": 3}}}
+    with pytest.raises(
+        ValueError, match=r"data\.schema\.dense\.d\.lenth: .*close: length"
+    ) as refused:
+        section(OmegaConf.create({"data": {"schema": rows}}), "data.schema")
+    assert "\ndata.schema.labels=3: must be" in f"\n{refused.value}"
+    with pytest.raises(ValueError, match="data=None: must be a mapping"):
+        section(OmegaConf.create({"data": None}), "data.schema")

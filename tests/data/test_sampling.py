@@ -11,6 +11,7 @@ import pytest
 from recap.compose import compose
 from recap.data.parquet import ParquetData
 from recap.data.sampling import SamplingRates, sampling_weights
+from recap.nodes import section
 from recap.schema import Schema
 
 GOLDEN = Path(__file__).resolve().parents[3] / "shared" / "golden"
@@ -58,15 +59,10 @@ def test_sampling_weights_are_the_references():
 # --- the configuration -------------------------------------------------------------------------
 
 
-def test_a_rate_is_stated_as_a_number_and_composed_to_a_whole_row():
+def test_a_rate_is_stated_as_a_number_and_the_other_is_1():
     cfg = compose("experiment=local_prod", "+train_data.tasks.is_replied.neg_downsampling_rate=0.1")
-    assert cfg.train_data.tasks == {
-        "is_replied": {
-            "_target_": "recap.data.sampling.SamplingRates",
-            "pos_downsampling_rate": 1.0,
-            "neg_downsampling_rate": 0.1,
-        }
-    }
+    data = section(cfg, "train_data")
+    assert data.tasks == {"is_replied": SamplingRates(neg_downsampling_rate=0.1)}
 
 
 def test_the_rates_of_a_partition_are_its_own():

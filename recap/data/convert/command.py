@@ -9,18 +9,17 @@ from recap.data.convert.tables import convert
 
 
 def _convert_splits(cfg: Any) -> None:
-    from hydra.utils import instantiate
     from omegaconf import OmegaConf
 
     from recap.compose import Refused
+    from recap.nodes import section
 
     settings: dict[str, Any] = OmegaConf.to_container(cfg.convert, resolve=True)  # pyright: ignore[reportAssignmentType]
     settings.pop("download", None)  # stands in the choice's other paths
-    schema = None
-    if settings.pop("pack"):
-        schema = instantiate(cfg.train_data.seg_dense_schema, _convert_="object")
+    pack = settings.pop("pack")
     splits = settings.pop("splits") or {settings["name"]: {}}
     try:
+        schema = section(cfg, "train_data.seg_dense_schema") if pack else None
         joins = {name: Join(**join) for name, join in settings.pop("joins").items()}
         for name, conditions in splits.items():
             own = {**settings, "name": name, "where": {**settings["where"], **conditions}}

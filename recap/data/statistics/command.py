@@ -43,22 +43,10 @@ def _setting_faults(settings: Mapping[str, Any]) -> Iterator[str]:
 
 def _data(cfg: Any, inputs: list[str] | None) -> ParquetData:
     """``train_data`` as it is composed, whose files hold these inputs."""
-    from hydra.errors import InstantiationException
-    from hydra.utils import instantiate
-    from omegaconf import OmegaConf
-
-    from recap.binding import binding_faults, completed
     from recap.compose import Refused
+    from recap.nodes import section
 
-    if not OmegaConf.is_dict(cfg.train_data):
-        raise Refused([f"train_data={cfg.train_data}: must be a mapping, {{_target_: …}}"])
-    plain = completed(OmegaConf.to_container(cfg.train_data, resolve=True))
-    if faults := list(binding_faults(plain, "train_data")):
-        raise Refused(faults)
-    try:
-        data: ParquetData = instantiate(OmegaConf.create(plain), _convert_="object")
-    except InstantiationException as error:
-        raise Refused(f"train_data: {error.__cause__ or error}".splitlines()) from error
+    data: ParquetData = section(cfg, "train_data")
     if faults := data.faults((), inputs):
         hint = "statistics.inputs=null reads every dense input; it may name those to read"
         raise Refused(faults if inputs else [*faults, hint])

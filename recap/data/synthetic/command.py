@@ -28,10 +28,11 @@ def _write_splits(cfg: Any) -> None:
 
 
 def _write_all(cfg: Any) -> None:
-    from hydra.utils import instantiate
     from omegaconf import OmegaConf
 
-    schema = instantiate(cfg.train_data.seg_dense_schema, _convert_="object")
+    from recap.nodes import section
+
+    schema = section(cfg, "train_data.seg_dense_schema")
     settings: dict[str, Any] = OmegaConf.to_container(cfg.synthetic, resolve=True)  # pyright: ignore[reportAssignmentType]
     directory = Path(settings.pop("directory"))
     rows = _rows_of_splits(settings.pop("rows"), settings.pop("splits"))
