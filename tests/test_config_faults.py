@@ -12,6 +12,7 @@ from config_faults import Fault, faults_of
 from omegaconf import DictConfig, OmegaConf
 from tiny import Tiny, write_data
 
+from recap.binding import completed
 from recap.compose import Refused, compose
 from recap.data.synthetic import write_synthetic
 from recap.experiment import prepare
@@ -52,7 +53,7 @@ def valid(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         schema = section(cfg, "train_data.seg_dense_schema")
         for split in ("train", "validation"):
             write_synthetic(schema, root / split, rows=128, stream=split)
-    plain = OmegaConf.to_container(cfg, resolve=True)
+    plain = completed(OmegaConf.to_container(cfg, resolve=True))
     assert isinstance(plain, dict)
     for template in ("task", "schedule"):
         del plain[template]  # filled in; a fault in them is one in every row

@@ -6,7 +6,7 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from recap.binding import binding_faults
+from recap.binding import binding_faults, completed
 from recap.compose import CONF, Refused, compose
 from recap.experiment import prepare
 from recap.joining import own_number_faults
@@ -44,7 +44,7 @@ def _override(group: str, choice: str) -> str:
 def faults(*overrides: str, config_name: str = "train") -> list[str]:
     """What keeps the composed nodes from being instantiated."""
     plain = OmegaConf.to_container(compose(*overrides, config_name=config_name), resolve=True)
-    return list(binding_faults(plain, ""))
+    return list(binding_faults(completed(plain), ""))
 
 
 def test_every_file_is_a_primary_config_or_a_choice_that_is_tested_here():

@@ -56,7 +56,11 @@ def test_every_row_of_a_mapping_that_refuses_is_told():
 
 
 def test_a_section_is_made_by_itself_and_its_rows_need_no_target():
-    rows = {"_target_": "recap.schema.Schema", "labels": {}, "dense": {"d": {"column": "c", "length": 3}}}
+    rows = {
+        "_target_": "recap.schema.Schema",
+        "labels": {},
+        "dense": {"d": {"column": "c", "length": 3}},
+    }
     schema = section(OmegaConf.create({"data": {"schema": rows}}), "data.schema")
     assert schema == Schema(labels={}, dense={"d": Dense(column="c", length=3)})
 

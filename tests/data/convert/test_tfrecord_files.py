@@ -16,7 +16,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from filelock import FileLock
-from hydra.utils import instantiate
 from tf_examples import Listed, example, tfrecord
 
 from recap.compose import compose
@@ -26,6 +25,7 @@ from recap.data.convert.tfrecord_files import TFRecordReport, convert_tfrecords
 from recap.data.files import DataError
 from recap.data.layout import LayoutWriter
 from recap.data.parquet import ParquetData
+from recap.nodes import section
 from recap.schema import Dense, Schema
 
 ROOT = Path(__file__).parents[3]
@@ -125,7 +125,7 @@ def test_the_references_file_becomes_batches_of_its_expected_content(golden):
 
 
 def test_local_prods_schema_reads_what_is_converted_by_local_prods_segdense(folder: Path):
-    schema = instantiate(compose().train_data.seg_dense_schema, _convert_="object")
+    schema = section(compose(), "train_data.seg_dense_schema")
     kinds = {"float32": "float_list", "int64": "int64_list"}
     dense = [Feature(d.column, kinds[d.dtype], d.length) for d in schema.dense.values()]
     features = dense + [Feature(column, "int64_list", 1) for column in schema.labels.values()]
