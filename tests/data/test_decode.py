@@ -41,6 +41,11 @@ def test_masking_keeps_signs_and_what_is_not_finite_and_is_close(numbers, bits):
     assert not rest[np.isfinite(masked)].any()
 
 
+def test_a_nan_beside_numbers_stays_one_though_all_of_its_mantissa_is_masked():
+    numbers = np.array([np.nan, 1.5, -np.inf, -3.9], np.float32)
+    np.testing.assert_array_equal(mantissa_masked(numbers, 23), [np.nan, 1, -np.inf, -2])
+
+
 @pytest.mark.parametrize("stored", [np.float16, np.float32, np.float64])
 def test_the_inputs_that_the_schema_names_are_masked_as_they_are_read(tmp_path: Path, stored):
     numbers = np.array([[1.75, 2.75]], stored)
