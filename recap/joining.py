@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import inspect
-import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from recap.data.decode import num_slots
+from recap.data.layout import unwritable
 from recap.data.parquet import ParquetData
 from recap.nearest import nearest
 from recap.warm_start import find
@@ -106,7 +106,7 @@ def _data_faults(section: str, data: ParquetData, tasks: tuple[str, ...]) -> Ite
             num_slots(sparse)
         except ValueError as error:
             yield f"{section}.seg_dense_schema.sparse.{name}: {error}"
-    if data.cache is not None and (fault := _unwritable(Path(data.cache).expanduser())):
+    if data.cache is not None and (fault := unwritable(Path(data.cache).expanduser())):
         yield f"{section}.cache={data.cache}: {fault}"
     try:
         sources = data.sources
@@ -130,7 +130,7 @@ def _training_faults(plain: Mapping[str, Any], tasks: tuple[str, ...]) -> Iterat
     training = plain["training"]
     save_dir, initial = training.get("save_dir"), training.get("initial_checkpoint_dir")
     objective = training.get("objective")
-    if isinstance(save_dir, str) and (fault := _unwritable(Path(save_dir))):
+    if isinstance(save_dir, str) and (fault := unwritable(Path(save_dir))):
         yield f"training.save_dir={save_dir}: {fault}"
     if isinstance(initial, str):
         try:
@@ -170,14 +170,3 @@ def _objective_faults(
         )
     if metric not in METRIC_NAMES:
         yield f"{place}: no metric {metric}; there is {', '.join(METRIC_NAMES)}"
-
-
-def _unwritable(folder: Path) -> str | None:
-    """Why files cannot be made in ``folder``, which need not exist yet; leaves no trace."""
-    try:
-        there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-        with tempfile.TemporaryFile(dir=there):
-            pass
-    except OSError as error:
-        return f"cannot be written ({error.strerror}); name a folder that can"
-    return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -140,3 +141,14 @@ class LayoutWriter:
         held = pq.read_metadata(self._temporary).num_rows
         if held != self._expected_rows:
             raise DataError(f"{self.path}: {self._expected_rows} rows were read, {held} written")
+
+
+def unwritable(folder: Path) -> str | None:
+    """Why files cannot be made in ``folder``, which need not exist yet; leaves no trace."""
+    try:
+        there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        return f"cannot be written ({error.strerror}); name a folder that can"
+    return None

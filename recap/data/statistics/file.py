@@ -64,6 +64,8 @@ def read_statistics(path: str | Path) -> Statistics:
     """
     try:
         table = pq.read_table(path)
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file") from error
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{path}: {str(error).splitlines()[0]}") from error
     if lacking := [name for name in _SCHEMA.names if name not in table.schema.names]:

@@ -1,6 +1,7 @@
 """Statistics of columns, in parts and as a whole, against numpy."""
 
 import math
+import re
 
 import numpy as np
 import pyarrow as pa
@@ -267,20 +268,48 @@ def test_the_command_merges_what_it_wrote_for_parts(tiny: Tiny):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("train_data.inputs=/nowhere/x.parquet", "no such file"),
+        (
+            "train_data.inputs=/nowhere/x.parquet",
+            r"^train_data\.inputs: /nowhere/x\.parquet: no such",
+        ),
         ("train_data.global_batch_size=eight", "train_data.global_batch_size='eight': must be int"),
         ("train_data.global_batch_size=0", "global_batch_size=0 must be 1 or more"),
         ("train_data.seg_dense_schema.dense.continuous.column=x", "column 'x'"),
         ("train_data.seg_dense_schema.dense.binary.column=x", r"statistics\.inputs=null reads ev"),
-        ("statistics.inputs=[video]", "no dense input video; there is continuous, binary"),
-        ("statistics.merge=[/nowhere/x.parquet]", "/nowhere/x.parquet: "),
+        ("statistics.inputs=[video]", r"^statistics\.inputs: no dense input video; there is cont"),
+        (
+            "statistics.merge=[/nowhere/x.parquet,/nowhere/y.parquet]",
+            r"^statistics\.merge: /nowhere/x\.parquet: no such file\nstatistics\.merge: /nowhere/y",
+        ),
         ("statistics.merge=3", r"statistics\.merge=3: must be null, a name or a list of names"),
         ("statistics.inputs=[3]", r"statistics\.inputs=\[3\]: must be null, a name or a list"),
         ("statistics.target=null", r"statistics\.target=None: must be the path of the file to w"),
         ("train_data=null", "train_data=None: must be a mapping"),
-        ("statistics.merge=[]", r"merge=\[\] must name at least one file"),
+        ("statistics.merge=[]", r"^statistics\.merge=\[\] must name at least one file"),
     ],
 )
 def test_the_command_refuses_what_cannot_be_read(tiny: Tiny, override: str, message: str):
     with pytest.raises(CompactHydraException, match=message):
         command(tiny, override)
+
+
+def test_a_target_that_cannot_be_written_is_refused_before_anything_is_read(tiny: Tiny):
+    absent = "train_data.inputs=/nowhere/x.parquet"
+    (tiny.root / "file").touch()
+    for target, reason in (
+        ("/proc/x.parquet", r"cannot be written \("),
+        (f"{tiny.root}/file/x.parquet", r"cannot be written \(Not a directory\)"),
+        (f"{tiny.root}/train", r"is a folder; name the file to write"),
+    ):
+        with pytest.raises(CompactHydraException) as refused:
+            command(tiny, absent, f"statistics.target={target}")
+        assert re.fullmatch(rf"statistics\.target={target}: {reason}.*", str(refused.value))
+
+
+def test_statistics_of_other_columns_are_not_merged_and_the_key_is_named(tiny: Tiny):
+    for name in ("continuous", "binary"):
+        file = f"statistics.target={tiny.root}/{name}.parquet"
+        command(tiny, file, f"statistics.inputs=[{name}]")
+    parts = f"statistics.merge=[{tiny.root}/continuous.parquet,{tiny.root}/binary.parquet]"
+    with pytest.raises(CompactHydraException, match=r"^statistics\.merge: statistics of binary \["):
+        command(tiny, parts)
