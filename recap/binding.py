@@ -10,7 +10,7 @@ import math
 import re
 import types
 import typing
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import hydra
@@ -156,9 +156,18 @@ def _type_faults(value: Any, hint: Any, place: str) -> Iterator[str]:
     elif isinstance(value, float) and not math.isfinite(value):
         yield f"{place}={value!r}: must be a finite number"
     elif kinds and all(_is_made(kind) for kind in kinds):
-        yield f"{place}={value!r}: must be a mapping, {{_target_: …}}, that makes a {wanted}"
+        yield f"{place}={value!r}: must be a mapping{_shape(kinds, wanted)}"
     else:
         yield f"{place}={value!r}: must be {wanted}"
+
+
+def _shape(kinds: Sequence[Any], wanted: str) -> str:
+    """The fields of the one dataclass that is annotated; of anything else that it is made."""
+    kinds = [kind for kind in kinds if kind is not type(None)]
+    if len(kinds) == 1 and dataclasses.is_dataclass(kinds[0]):
+        names = [field.name for field in dataclasses.fields(kinds[0]) if field.init]
+        return f" {{{', '.join(f'{name}: …' for name in names)}}}"
+    return f", {{_target_: …}}, that makes a {wanted}"
 
 
 def _kinds(hint: Any) -> tuple[Any, ...]:

@@ -182,7 +182,7 @@ class Composer(ConfigLoaderImpl):
         if match := re.search(r"Could not delete.*?'([^']+)'.* (does not exist|defaults)", text):
             close = nearest(match[1], _dotted_keys(self._composed) + self._groups())
             return f"~{match[1]}: there is nothing of this name to take out; {close}"
-        if match := re.search(r"Could not find '([^']+)/([^'/]+)'", text):
+        if match := re.search(r"Could not (?:find|load) '([^']+)/([^'/]+)'", text):
             group, choice = match[1].removeprefix("/"), match[2]
             choices = self.list_groups_options(group)
             return f"{group}={choice}: there is no such choice; {nearest(choice, choices)}"
@@ -237,10 +237,10 @@ def _value(key: str, overrides: Sequence[str]) -> str | None:
 
 
 def _is_about(override: str, error: Exception) -> bool:
-    key = override.lstrip("+~").split("=", 1)[0].split("@")[0]
-    return f"'{key}'" in str(error) or (
-        "=" in override and f"'{key}/{override.split('=', 1)[1]}'" in str(error)
-    )
+    key, _, value = override.lstrip("+~").partition("=")
+    key = key.split("@")[0]
+    choices = re.split(r"[\[\], ]+", value)  # one, or a list of them
+    return any(f"'{name}'" in str(error) for name in (key, *(f"{key}/{one}" for one in choices)))
 
 
 def _referred_sections(cfg: DictConfig) -> frozenset[str]:

@@ -127,7 +127,9 @@ def located(place: str, error: BaseException, settings: Mapping[str, Any]) -> li
         elif re.match(r"[\w.]+=", line) or line.startswith("tasks."):
             lines.append(f"{place}.{line}")
         else:
-            lines.append(f"{place}{_named(line, settings)}: {kind}{line}")
+            name = _named(line, settings)
+            begins = name and re.match(rf"{re.escape(name[1:])}[\w.]*: ", line)
+            lines.append(f"{place}.{line}" if begins else f"{place}{name}: {kind}{line}")
     return lines
 
 

@@ -474,3 +474,45 @@ def test_a_damaged_row_group_stops_the_run_and_the_repaired_file_continues_it(ti
     assert tiny.logged()["loss"] == tiny.logged("undisturbed")["loss"]
     undisturbed = tiny.state("undisturbed")["model"]
     assert all(torch.equal(undisturbed[k], v) for k, v in tiny.state()["model"].items())
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["+model.inputs.embeddings.tables_to_log=[vidio]"],
+            "model.inputs.embeddings.tables_to_log: no table is called 'vidio'; close: video",
+        ),
+        (
+            [
+                "model/inputs=position_debias",
+                "model.inputs.position_debias.position_feature_index=0",
+                "model.inputs.position_debias.feature_name=binry",
+            ],
+            "model.inputs.position_debias.feature_name: dense input 'binry' is not in the schema; "
+            "close: binary",
+        ),
+        (
+            [
+                "model/inputs=small_embeddings",
+                "model.inputs.small_embeddings.feature_name=binary",
+                "+model.inputs.small_embeddings.tables.country="
+                "{num_embeddings: -300, embedding_dim: 2, index: 0}",
+            ],
+            "model.inputs.small_embeddings.tables.country.num_embeddings=-300 must be 1 or more",
+        ),
+        (
+            ["model.inputs.embeddings.tables.video.embedding_dim=0"],
+            "model.inputs.embeddings.tables.video.embedding_dim=0 must be 1 or more",
+        ),
+    ],
+)
+def test_the_key_at_fault_is_told_once(tiny: Tiny, overrides: list[str], message: str):
+    assert faults(tiny, *overrides)[0] == message
+
+
+def test_a_plain_value_for_a_row_is_refused_with_the_fields_of_the_row(tiny: Tiny):
+    assert faults(tiny, "+train_data.tasks.like=0.5")[0] == (
+        "train_data.tasks.like=0.5: must be a mapping "
+        "{pos_downsampling_rate: …, neg_downsampling_rate: …}"
+    )

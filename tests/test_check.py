@@ -77,7 +77,7 @@ def test_the_rate_in_the_sample_is_of_the_rows_as_stored_whatever_steps_leave_ou
     write(tiny.root / "train/part-0.parquet", columns)
     _, text = check(
         tiny.config(
-            "+preprocess=downsample_negatives",
+            "preprocess=downsample_negatives",
             "train_data.preprocess.downsample_negatives.engagements_list=[follow]",
             "train_data.global_batch_size=8",
         )

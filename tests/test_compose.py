@@ -210,6 +210,13 @@ def test_a_value_of_one_partition_is_overridden_without_touching_the_others():
     assert set(cut.values()) == {2117}
 
 
+def test_chosen_steps_run_after_the_datas_own_in_the_order_in_which_they_are_named():
+    for given in (["downcast"], ["extract_features", "downcast"], ["downcast", "extract_features"]):
+        cfg = composed(f"preprocess=[{','.join(given)}]")
+        assert list(cfg["train_data"]["preprocess"]) == ["truncate_and_slice", *given]
+    assert list(composed("preprocess=downcast")["train_data"]["preprocess"])[-1] == "downcast"
+
+
 def test_a_preprocessing_step_taken_out_of_the_training_data_is_out_everywhere():
     cfg = composed("~train_data.preprocess.truncate_and_slice")
     assert [p["preprocess"] for p in cfg["validation_data"].values()] == [{}] * 12
@@ -516,6 +523,11 @@ def test_a_choice_of_tower_is_the_template_of_every_task():
         ("schedule.towers=3", "schedule.towers=3: must be a mapping, task → numbers of its curve"),
         ("schedule.single_task=3", "schedule.single_task=3: must be true or false"),
         ("~optimizer", "optimizer: this section is missing"),
+        (
+            "model/inputs=[position_debias,small_embedings]",
+            "model/inputs=small_embedings: there is no such choice; close: small_embeddings",
+        ),
+        ("preprocess=downcasts", "preprocess=downcasts: there is no such choice; close: downcast"),
         (
             "~validation_data.train.preprocess.truncate_and_slice",
             "its template brings this value back; write validation_data.train.preprocess.",

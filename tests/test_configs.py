@@ -19,7 +19,7 @@ EXPERIMENTS = sorted(path.stem for path in CONF.glob("experiment/*.yaml"))
 NEEDS = {
     "model/backbone=none": ["model.multi_task_type=share_none"],
     "data=kuairand": ["experiment=kuairand"],
-    "+preprocess=rectify_labels": [
+    "preprocess=rectify_labels": [
         f"train_data.preprocess.rectify_labels.{event}_timestamp_field={event}"
         for event in ("served", "impressed")
     ],
@@ -33,12 +33,7 @@ def choices() -> list[str]:
     # rglob does not follow the link to the experiments
     files += [Path("experiment") / name for name in EXPERIMENTS]
     of_train = [path for path in dict.fromkeys(files) if path.parts[0] in GROUPS]
-    return [_override(path.parent.as_posix(), path.name) for path in of_train]
-
-
-def _override(group: str, choice: str) -> str:
-    """What chooses; no step is chosen unless it is added."""
-    return f"{'+' if group == 'preprocess' else ''}{group}={choice}"
+    return [f"{path.parent.as_posix()}={path.name}" for path in of_train]
 
 
 def faults(*overrides: str, config_name: str = "train") -> list[str]:
@@ -96,7 +91,7 @@ def test_every_conversion_composes(choice: str):
 )
 def test_every_choice_works_with_the_other_experiment_too(group: str):
     for path in sorted(CONF.glob(f"{group}/*.yaml")):
-        choice = _override(group, path.stem)
+        choice = f"{group}={path.stem}"
         assert faults("experiment=kuairand", choice, *NEEDS.get(choice, [])) == [], choice
 
 
@@ -167,7 +162,7 @@ def words(node: object) -> set[str]:
 def test_steps_are_added_in_the_order_in_which_they_are_named():
     cfg = compose(
         "experiment=local_prod",
-        "+preprocess=[rectify_labels,downcast]",
+        "preprocess=[rectify_labels,downcast]",
         "+train_data.preprocess.downcast.features.binary=bool",
     )
     for section in (cfg.train_data, cfg.validation_data.train):

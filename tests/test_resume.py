@@ -78,7 +78,7 @@ def assert_same_runs(tiny: Tiny, one: str, other: str) -> None:
         ("+model.inputs.embeddings.tables.video.trainable=false",),
         ("training.train_log_every_n=2", "training.precision=bf16"),
         (
-            "+preprocess=[downcast,downsample_negatives]",
+            "preprocess=[downcast,downsample_negatives]",
             "+train_data.preprocess.downcast.features={continuous: bfloat16, binary: bool}",
             "train_data.preprocess.downsample_negatives.engagements_list=[like]",
             "+train_data.tasks.like.neg_downsampling_rate=0.5",

@@ -211,7 +211,7 @@ class ParquetData:
             if step is not None and not isinstance(step, Step | BatchStep):
                 yield (
                     f"preprocess.{name}={step}: no step; one has a _target_, as "
-                    "recap.data.preprocess.Downcast, or is chosen: +preprocess=downcast"
+                    "recap.data.preprocess.Downcast, or is chosen: preprocess=downcast"
                 )
         labels = self.seg_dense_schema.labels
         for task in self.tasks:

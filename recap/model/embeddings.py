@@ -90,7 +90,7 @@ class EmbeddingTable:
             if not 0.0 <= value < 1.0:
                 faults.append(f"{field}={value} must be at least 0 and below 1")
         if faults:
-            raise ValueError("embedding table: " + "; ".join(faults))
+            raise ValueError("\n".join(faults))
 
 
 class EmbeddingTables(nn.Module):

@@ -65,7 +65,7 @@ class PositionDebias(nn.Module):
         if not init_std >= 0.0:
             faults.append(f"init_std={init_std} must be 0 or more")
         if faults:
-            raise ValueError("; ".join(faults))
+            raise ValueError("\n".join(faults))
         self.feature_name, self.index = feature_name, position_feature_index
         self.first_position, self.max_position = first_position, max_position
         self.drop_probability = drop_probability

@@ -34,7 +34,7 @@ class SmallTable:
             if not getattr(self, name) >= least
         ]
         if faults:
-            raise ValueError("small embedding table: " + "; ".join(faults))
+            raise ValueError("\n".join(faults))
 
 
 class SmallEmbeddings(nn.Module):
@@ -64,7 +64,7 @@ class SmallEmbeddings(nn.Module):
             raise ValueError("tables={} must describe at least one table")
         indices = {f"tables.{name}.index": table.index for name, table in tables.items()}
         if faults := column_faults(feature_name, indices, schema):
-            raise ValueError("; ".join(faults))
+            raise ValueError("\n".join(faults))
         self.feature_name = feature_name
         self.reads = (feature_name,)
         self.settings = dict(tables)

@@ -103,9 +103,9 @@ def test_weights_start_with_the_spread_asked_for():
 
 def test_faulty_settings_come_in_one_message():
     message = (
-        r"position_feature_index=2 must lie in 0 … 1, the columns of discrete; max_position=0 must "
-        r"be at least first_position=1; num_dims=0 must be 1 or more; drop_probability=1\.5 must "
-        r"be a fraction from 0 to 1; init_std=-1\.0 must be 0 or more"
+        r"position_feature_index=2 must lie in 0 … 1, the columns of discrete\nmax_position=0 must "
+        r"be at least first_position=1\nnum_dims=0 must be 1 or more\ndrop_probability=1\.5 must "
+        r"be a fraction from 0 to 1\ninit_std=-1\.0 must be 0 or more"
     )
     with pytest.raises(ValueError, match=message):
         PositionDebias(

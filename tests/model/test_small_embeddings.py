@@ -83,7 +83,7 @@ def test_tables_that_do_not_fit_the_schema_are_refused_together():
     one = SmallTable(num_embeddings=3, embedding_dim=1, index=3)
     two = SmallTable(num_embeddings=3, embedding_dim=1, index=-1)
     message = (
-        r"tables\.a\.index=3 must lie in 0 … 2, the columns of discrete; tables\.b\.index=-1 must"
+        r"tables\.a\.index=3 must lie in 0 … 2, the columns of discrete\ntables\.b\.index=-1 must"
     )
     with pytest.raises(ValueError, match=message):
         SmallEmbeddings(SCHEMA, tables={"a": one, "b": two})
@@ -97,8 +97,8 @@ def test_tables_that_do_not_fit_the_schema_are_refused_together():
 
 def test_faulty_settings_come_in_one_message():
     message = (
-        r"small embedding table: num_embeddings=0 must be 1 or more; embedding_dim=0 must be 1 or "
-        r"more; init_std=-1\.0 must be 0 or more"
+        r"num_embeddings=0 must be 1 or more\nembedding_dim=0 must be 1 or "
+        r"more\ninit_std=-1\.0 must be 0 or more"
     )
     with pytest.raises(ValueError, match=message):
         SmallTable(num_embeddings=0, embedding_dim=0, index=0, init_std=-1.0)
