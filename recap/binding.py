@@ -91,6 +91,8 @@ def binding_faults(node: Any, path: str) -> Iterator[str]:
         if key not in parameters and not open_ended:
             hint = nearest(key, parameters)
             yield f"{path}.{key}: {node['_target_']} takes no such key; {hint}"
+        elif value == "???":
+            yield f"{path}.{key}: missing; {node['_target_']} needs it"
         elif key in hints:
             yield from _type_faults(value, hints[key], f"{path}.{key}")
     if not node.get("_partial_"):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from recap.binding import any_at, binding_faults, completed, shape_faults
@@ -23,6 +23,7 @@ from recap.joining import column_faults, joining_faults
 from recap.loss import MultiTaskLoss
 from recap.model.heavy_ranker import HeavyRanker
 from recap.nodes import Nodes, located
+from recap.references import references, resolved, told_at_origin
 from recap.tracking import Tracker
 from recap.training import Training
 from recap.warm_start import start_faults
@@ -51,6 +52,7 @@ class Parts:
     """What could be made of a config, and its faults: without any, all parts are there."""
 
     faults: list[str]
+    origins: Mapping[str, str] = field(default_factory=dict)  # of the values that templates give
     training: Training | None = None
     ranker: HeavyRanker | None = None
     build_optimizer: Callable[..., torch.optim.Optimizer] | None = None
@@ -66,7 +68,7 @@ class Parts:
             Refused: there are faults.
         """
         if self.faults:
-            raise Refused(told_once(self.faults))
+            raise Refused(told_once(told_at_origin(self.faults, self.origins)))
         assert self.training is not None
         assert self.ranker is not None
         assert self.optimizer is not None
@@ -116,22 +118,23 @@ def assemble(cfg: DictConfig) -> Parts:
     or lack what the schema names, a folder that cannot be written.
     """
     try:
-        plain = OmegaConf.to_container(cfg, resolve=True)
+        plain = resolved(cfg)
     except OmegaConfBaseException as error:
         # what refers into a section that is null cannot be resolved either
         nulls = [name for name in SECTIONS if cfg[name] is None]
         faults = [f"{name}=null: must be a mapping, {{_target_: …}}" for name in nulls]
         return Parts(faults or [f"{error.full_key}: {_first_line(error)}"])
-    plain = completed(plain)
+    plain, origins = completed(plain), references(cfg)
     faults = list(binding_faults(plain, ""))
     if shapes := list(shape_faults(plain, faults)):
-        return Parts(faults + shapes)
+        return Parts(faults + shapes, origins)
     if (ranks := world_size()) > 1:
         faults.append(f"{ranks} processes were started: a run is one process; start it by itself")
     sections = _sections(plain, faults)
     faults += joining_faults(plain, sections)
     parts = Parts(
         faults,
+        origins,
         training=sections.get("training"),
         build_optimizer=sections.get("optimizer"),
         train_data=sections.get("train_data"),

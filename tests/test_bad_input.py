@@ -516,3 +516,25 @@ def test_a_plain_value_for_a_row_is_refused_with_the_fields_of_the_row(tiny: Tin
         "train_data.tasks.like=0.5: must be a mapping "
         "{pos_downsampling_rate: …, neg_downsampling_rate: …}"
     )
+
+
+def test_a_setting_left_open_is_missing(tiny: Tiny):
+    chosen = ["model/inputs=position_debias", "preprocess=rectify_labels"]
+    step = "train_data.preprocess.rectify_labels"
+    assert faults(tiny, *chosen) == [
+        f"{step}.served_timestamp_field: missing; recap.data.preprocess.RectifyLabels needs it",
+        f"{step}.impressed_timestamp_field: missing; recap.data.preprocess.RectifyLabels needs it",
+        "model.inputs.position_debias.position_feature_index: missing; "
+        "recap.model.position_debias.PositionDebias needs it",
+    ]  # and not once more for the partition that refers to them
+
+
+def test_a_value_of_a_template_is_told_where_it_is_written(tiny: Tiny):
+    of_two = fault(tiny, "task.tower.dropout=2")  # the task follow states its own
+    assert of_two.startswith("task.tower.dropout=2 ")
+    assert of_two.endswith(" (it fills 2 places)")
+    assert fault(tiny, "schedule.curve.num_ramp_steps=-1").startswith(
+        "schedule.curve.num_ramp_steps=-1 "
+    )
+    own = "model.tasks.like.tower.dropout=2"
+    assert fault(tiny, own).startswith(own)

@@ -13,7 +13,7 @@ VOCABULARY = {"schema", "batch", "nearest"}
 PARTS = {"data", "model", "optimizer", "schedule", "loss", "metrics", "training"}
 SERVICES = {"distributed", "checkpoint", "weight_files", "tracking", "console", "signals"}
 # the command line: what verbs are made with
-COMPOSITION = {"compose", "choices", "templates", "run_config", "binding", "nodes"}
+COMPOSITION = {"compose", "choices", "templates", "run_config", "binding", "nodes", "references"}
 VERBS = {"train", "warm_start", "evaluate", "check", "experiment", "joining", "sweep", "divergence"}
 VERBS |= {"evaluator"}  # the command of evaluate
 VERBS |= {"report", "footprint", "plot"}  # what check says

@@ -166,7 +166,7 @@ def test_a_table_that_does_not_fit_the_schema_is_refused(settings, message):
 def test_faulty_settings_of_a_table_come_in_one_message():
     faulty: dict[str, Any] = {"embedding_dim": 0, "features": [], "pooling": "max"}
     message = (
-        r"embedding_dim=0 .*; features=\[\] .*; pooling='max' .*; init_std=-1.0 .*; dropout=1.0"
+        r"embedding_dim=0 .*\nfeatures=\[\] .*\npooling='max' .*\ninit_std=-1.0 .*\ndropout=1.0"
     )
     with pytest.raises(ValueError, match=message):
         EmbeddingTable(**faulty, init_std=-1.0, dropout=1.0)
