@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import hydra
@@ -130,6 +130,15 @@ def located(place: str, error: BaseException, settings: Mapping[str, Any]) -> li
             name = _named(line, settings)
             begins = name and re.match(rf"{re.escape(name[1:])}[\w.]*: ", line)
             lines.append(f"{place}.{line}" if begins else f"{place}{name}: {kind}{line}")
+    return lines
+
+
+def keyed(section: str, error: BaseException, keys: Collection[Any]) -> list[str]:
+    """The lines of an error; those that begin with one of the section's keys with its path."""
+    lines = []
+    for line in str(error).splitlines():
+        key = re.match(r"(\w+)(\.[^\s:=]+)?(=| must|: )", line)
+        lines.append(f"{section}.{line}" if key and key[1] in keys else line)
     return lines
 
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from recap.data.convert.reshape import Join
 from recap.data.convert.tables import convert
+from recap.data.layout import unwritable
 
 
 def _convert_splits(cfg: Any) -> None:
     from omegaconf import OmegaConf
 
     from recap.compose import Refused
-    from recap.nodes import section
+    from recap.nodes import keyed, section
 
     settings: dict[str, Any] = OmegaConf.to_container(cfg.convert, resolve=True)  # pyright: ignore[reportAssignmentType]
     settings.pop("download", None)  # stands in the choice's other paths
@@ -29,30 +32,47 @@ def _convert_splits(cfg: Any) -> None:
                 for group, dense in report.schema.dense.items():
                     print(f"{group}: column {dense.column}, length {dense.length}, {dense.dtype}")
     except ValueError as error:
-        raise Refused(str(error).splitlines()) from error
+        raise Refused(keyed("convert", error, cfg.convert)) from error
 
 
 def _convert(cfg: Any) -> None:
+    from hydra.errors import InstantiationException
     from hydra.utils import instantiate
-    from omegaconf import OmegaConf
 
-    from recap.binding import binding_faults
     from recap.compose import Refused
+    from recap.nodes import keyed
 
+    if faults := list(_faults(cfg.convert)):
+        raise Refused(faults)
     if "_target_" not in cfg.convert:
         return _convert_splits(cfg)
-    missing = sorted(key for key in cfg.convert if OmegaConf.is_missing(cfg.convert, key))
-    faults = [f"convert.{key}: missing" for key in missing]
-    plain = OmegaConf.to_container(cfg.convert, resolve=True)
-    if faults := faults or list(binding_faults(plain, "convert")):
-        raise Refused(faults)
     try:
         report = instantiate(cfg.convert, _convert_="object")
-    except ValueError as error:
-        raise Refused(str(error).splitlines()) from error
+    except InstantiationException as error:  # Hydra's words around the function's own
+        if not isinstance(error.__cause__, ValueError | OSError):
+            raise
+        raise Refused(keyed("convert", error.__cause__, cfg.convert)) from error
     print(report.table())
     if report.faults:
         raise Refused(report.faults)
+
+
+def _faults(section: Any) -> Iterator[str]:
+    """What is missing and what cannot be, by the values alone."""
+    from omegaconf import OmegaConf
+
+    from recap.binding import binding_faults
+
+    missing = sorted(key for key in section if OmegaConf.is_missing(section, key))
+    yield from (f"convert.{key}: missing" for key in missing)
+    if missing:
+        return
+    plain: Any = OmegaConf.to_container(section, resolve=True)
+    if "_target_" in plain:
+        yield from binding_faults(plain, "convert")
+    target = plain.get("target")
+    if isinstance(target, str) and (fault := unwritable(Path(target))):
+        yield f"convert.target={target}: {fault}"
 
 
 def main() -> None:

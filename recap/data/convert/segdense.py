@@ -34,6 +34,8 @@ def read_segdense(path: str | Path) -> list[Feature]:
     """
     try:
         content = json.loads(Path(path).read_text())
+    except FileNotFoundError as error:
+        raise DataError(f"seg_dense_schema={path}: no such file") from error
     except OSError as error:
         raise DataError(f"seg_dense_schema={path}: {error.strerror}") from error
     except ValueError as error:

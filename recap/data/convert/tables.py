@@ -24,7 +24,7 @@ from recap.data.convert.reshape import (
     require,
 )
 from recap.data.convert.target_files import TargetFiles, version
-from recap.data.files import DataError, matching_paths
+from recap.data.files import DataError, NamedFile, matching_paths
 from recap.schema import Schema
 
 
@@ -86,14 +86,13 @@ def convert(
         stored: group → the type it is stored in, e.g. int8 for an int64 group.
 
     Raises:
-        DataError: a missing column or key, a key that stands twice in a side table, rows without
+        DataError: files that are missing, all of them; a missing column or key, a key that stands twice in a side table, rows without
             a match, a value that does not fit, a schema that differs between files; with file.
     """
     if rows_per_file is not None and rows_per_file < 1:
         raise ValueError(f"rows_per_file={rows_per_file} must be 1 or more")
-    patterns = [sources] if isinstance(sources, str) else list(sources)
-    found = [pair for pattern in patterns for pair in matching_paths(pattern)]
     joins = joins or {}
+    found, sides = _files(sources, joins)
     settings = {
         "types": dict(types or {}),
         "rename": dict(rename or {}),
@@ -106,7 +105,7 @@ def convert(
         "rows_per_file": rows_per_file,
         "row_group_rows": row_group_rows,
         "compression": compression,
-        "side tables": [version(pair) for join in joins.values() for pair in join.paths],
+        "side tables": [version(pair) for pair in sides],
     }
     rows = _Rows(
         types=types or {},
@@ -139,6 +138,28 @@ def convert(
             raise DataError(f"{path}: {count} rows were written and {held} are there")
     out = None if rows.pack is None else rows.pack.result
     return ConvertReport(files.rows, tuple(files.already_there), rows.num_read, out)
+
+
+def _files(
+    sources: str | Sequence[str], joins: Mapping[str, Join]
+) -> tuple[list[NamedFile], list[NamedFile]]:
+    """The files of the sources, and those of the side tables."""
+    found: list[NamedFile] = []
+    sides: list[NamedFile] = []
+    faults = []
+    for pattern in [sources] if isinstance(sources, str) else sources:
+        try:
+            found += matching_paths(pattern)
+        except DataError as error:
+            faults.append(f"sources={error}")
+    for name, join in joins.items():
+        try:
+            sides += join.paths
+        except DataError as error:
+            faults.append(f"joins.{name}.source={error}")
+    if faults:
+        raise DataError("\n".join(faults))
+    return found, sides
 
 
 @dataclass

@@ -107,20 +107,33 @@ def convert_tfrecords(
 
     Raises:
         DataError: the schema, or inputs that no file matches or that would become the same file.
-        ValueError: a setting that cannot be.
+        ValueError: a setting that cannot be; all of both that do not hang together.
     """
+    described: list[Feature] = []
+    chosen: list[Feature] = []
+    found: list[tuple[fs.FileSystem, str, Path]] = []
+    errors: list[ValueError] = []
     if processes is not None and processes < 1:
-        raise ValueError(f"processes={processes} must be 1 or more, or null for one a core")
-    described = read_segdense(seg_dense_schema)
-    chosen = _chosen(described, features)
+        fault = f"processes={processes} must be 1 or more, or null for one a core"
+        errors.append(ValueError(fault))
+    try:
+        described = read_segdense(seg_dense_schema)
+        chosen = _chosen(described, features)
+        ExampleDecoder(chosen, stored or {})  # refuses types that cannot be, before a file is read
+    except ValueError as error:
+        errors.append(error)
+    try:
+        found = _targets(inputs, Path(target))
+    except ValueError as error:
+        errors.append(error)
+    if errors:
+        raise errors[0] if len(errors) == 1 else DataError("\n".join(map(str, errors)))
     writing = {
         "features": [[each.name, each.kind, each.length] for each in chosen],
         "stored": dict(sorted((stored or {}).items())),
         "row_group_rows": row_group_rows,
         "compression": compression,
     }
-    ExampleDecoder(chosen, stored or {})  # refuses types that cannot be, before any file is read
-    found = _targets(inputs, Path(target))
     Path(target).mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(Path(target) / ".recap-convert.lock", timeout=0):
@@ -172,8 +185,13 @@ def _targets(inputs: str | Sequence[str], target: Path) -> list[tuple[fs.FileSys
     found: dict[Path, tuple[fs.FileSystem, str, Path]] = {}
     faults = []
     for pattern in [inputs] if isinstance(inputs, str) else inputs:
-        folder = _folder(pattern)
-        for filesystem, path in matching_paths(pattern):
+        try:
+            folder = _folder(pattern)
+            matching = matching_paths(pattern)
+        except DataError as error:
+            faults.append(f"inputs={error}")
+            continue
+        for filesystem, path in matching:
             below = path.removeprefix(folder).lstrip("/")
             file = target / (_ENDING.sub("", below) + ".parquet")
             before = found.setdefault(file, (filesystem, path, file))
@@ -190,7 +208,7 @@ def _folder(pattern: str) -> str:
     if re.match(r"^[a-z][a-z0-9+.-]*://", pattern):
         return fs.FileSystem.from_uri(folder)[1]
     if Path(pattern).expanduser().is_dir():
-        raise DataError(f"inputs: {pattern} is a folder; name its files, e.g. {pattern}/*.gz")
+        raise DataError(f"{pattern}: is a folder; name its files, e.g. {pattern}/*.gz")
     start = folder or ("/" if pattern.startswith("/") else ".")
     return os.path.abspath(os.path.expanduser(start))
 

@@ -465,6 +465,19 @@ def test_the_command_packs_by_the_experiments_schema_and_says_what_is_wrong(tmp_
     assert "Traceback" not in done.stderr
 
 
+def test_the_command_names_the_key_of_files_that_are_missing(tmp_path):
+    side = "+convert.joins.users={source: users.csv, key: id}"
+    done = command(tmp_path, "convert.sources=[nope.csv,no/*.csv]", "convert.target=out", side)
+    assert done.returncode == 1
+    assert [line for line in done.stderr.splitlines() if line.startswith("convert.")] == [
+        "convert.sources=nope.csv: no such file or folder",
+        "convert.sources=no/*.csv: no file matches",
+        "convert.joins.users.source=users.csv: no such file or folder",
+    ]
+    done = command(tmp_path, "convert.target=out")
+    assert "\nconvert.sources: missing\n" in done.stderr
+
+
 def command(folder, *overrides):
     return subprocess.run(
         [sys.executable, "-m", "recap.data.convert", *overrides],

@@ -201,7 +201,9 @@ def test_two_files_that_would_become_one_are_refused_before_anything_is_written(
 
 
 def test_a_folder_and_a_pattern_without_files_are_refused(folder: Path):
-    with pytest.raises(DataError, match=r"in is a folder; name its files, e\.g\. .*/in/\*\.gz"):
+    with pytest.raises(
+        DataError, match=r"^inputs=.*in: is a folder; name its files, e\.g\. .*/in/\*\.gz"
+    ):
         converted(folder, "in")
     with pytest.raises(DataError, match="no file matches"):
         converted(folder, "in/*.nothing")
@@ -424,7 +426,7 @@ def test_what_is_no_segdense_is_refused(content: str, fault: str, tmp_path: Path
     (tmp_path / "s.json").write_text(content)
     with pytest.raises(DataError, match=f"s.json: {fault}"):
         read_segdense(tmp_path / "s.json")
-    with pytest.raises(DataError, match=r"seg_dense_schema=.*none\.json: No such file"):
+    with pytest.raises(DataError, match=r"seg_dense_schema=.*none\.json: no such file"):
         read_segdense(tmp_path / "none.json")
 
 
@@ -465,3 +467,24 @@ def test_the_command_says_what_is_missing_and_what_cannot_be(folder: Path):
     assert done.returncode == 1
     assert "convert.processes='two': must be int or null" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_command_names_the_key_of_every_setting_that_cannot_be(folder: Path):
+    (folder / "text.json").write_text("no JSON")
+    (folder / "file").touch()
+    for schema, reason in (("gone.json", "no such file"), ("text.json", "not JSON (")):
+        named = f"convert.seg_dense_schema={schema}"
+        done = command(
+            folder, "convert.inputs=no/*.gz", named, "convert.target=out", "convert.processes=-1"
+        )
+        assert done.returncode == 1
+        told = [line for line in done.stderr.splitlines() if line.startswith("convert.")]
+        assert told[0] == "convert.processes=-1 must be 1 or more, or null for one a core"
+        assert told[1].startswith(f"{named}: {reason}")
+        assert told[2:] == ["convert.inputs=no/*.gz: no file matches"]
+        assert "full_key" not in done.stderr
+        assert "call to target" not in done.stderr
+    done = command(folder, "convert.inputs=in/**/part-*", *NAMED, "convert.features=[likes]")
+    assert "\nconvert.features: likes not in the seg_dense_schema\n" in done.stderr
+    done = command(folder, "convert.inputs=in/**/part-*", *NAMED, "convert.target=file/out")
+    assert "\nconvert.target=file/out: cannot be written (Not a directory)" in done.stderr

@@ -8,8 +8,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss, roc_auc_score
 from threadpoolctl import threadpool_limits
 
+from recap.compose import Refused, compose
 from recap.data.parquet import ParquetData
 from recap.data.synthetic import write_synthetic
+from recap.data.synthetic.command import write_splits
 from recap.data.synthetic.planted import Planted
 from recap.schema import Dense, Schema, Sparse
 
@@ -274,3 +276,24 @@ def test_labels_do_not_depend_on_a_dense_group_of_ids(tmp_path):
     assert with_ids.select(["c", "y"]).equals(without.select(["c", "y"]))
     numbers = np.frombuffer(with_ids["u"].combine_chunks().buffers()[1], np.int64)
     assert len(set(numbers.tolist())) > 280
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("synthetic.rows=-5", r"^synthetic\.rows=-5 must be a number of 1 or more$"),
+        ("synthetic.rows=ten", r"^synthetic\.rows=ten must be a number of 1 or more$"),
+        ("synthetic.files=0", r"^synthetic\.files=0 must be a number of 1 or more$"),
+        (
+            "synthetic.rows=2",
+            r"^synthetic\.rows=2 must be more: splits\.validation=0\.2 of them is 0, and files=1 n",
+        ),
+        ("synthetic.splits.train=0.9", r"^synthetic\.splits=.*: the shares must be above 0"),
+        ("synthetic.compression=lz5", r"^synthetic\.compression='lz5' is not one of lz4"),
+        ("+synthetic.rates.lik=0.5", r"^synthetic\.rates\b"),
+    ],
+)
+def test_the_command_names_the_key_of_what_it_refuses(tmp_path, override, message):
+    cfg = compose(f"synthetic.directory={tmp_path}", override, config_name="synthetic")
+    with pytest.raises(Refused, match=message):
+        write_splits(cfg)
