@@ -171,6 +171,8 @@ class Composer(ConfigLoaderImpl):
 
     def _explain(self, error: CompactHydraException) -> str:
         text = str(error).strip()
+        if isinstance(error, Refused):
+            return text
         if match := re.search(r"Could not override '([^']+)'", text):
             key = getattr(error.__cause__, "full_key", None) or match[1]
             if self._asked and key in self._groups():

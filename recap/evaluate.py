@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from contextlib import closing
 from itertools import islice
@@ -101,6 +102,21 @@ def objective(results: Results, name: str) -> float:
         return results[partition][task][metric]
     values = [row[metric] for row in results[partition].values()]
     return sum(values) / len(values)
+
+
+def undefined(results: Results, name: str) -> str:
+    """Why the value of an objective is NaN, by its tasks; "" where it is a number."""
+    partition, task, metric = name.rsplit("/", 2)
+    measured = results[partition]
+    reasons = []
+    for each, row in measured.items():
+        if task in (each, "mean") and math.isnan(row[metric]):
+            lacks = "neither positives nor negatives"
+            if row["examples"]:
+                one_sided = {0: "no positives", row["examples"]: "no negatives"}
+                lacks = one_sided.get(row["positives"], f"no defined {metric}")
+            reasons.append(f"{each} has {lacks} in {partition}")
+    return ", ".join(reasons)
 
 
 def shown(results: Results) -> Results:

@@ -39,6 +39,7 @@ ASIDE = (
     "train_data.global_batch_size",
     "training.save_dir",
     "training.initial_checkpoint_dir",
+    "training.objective",
     "optimizer",
 )
 ADDED = re.compile(r"\+validation_data\.(\w+)=")

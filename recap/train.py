@@ -28,7 +28,7 @@ from recap.console import Progress, metrics_table
 from recap.data.files import DataError
 from recap.data.parquet import ParquetData
 from recap.divergence import LossWindow, refuse_divergence
-from recap.evaluate import Results, evaluate, flat, objective, shown
+from recap.evaluate import Results, evaluate, flat, objective, shown, undefined
 from recap.experiment import Experiment, prepare
 from recap.optimizer import set_learning_rates
 from recap.run_config import write_config
@@ -101,7 +101,8 @@ def _train(experiment: Experiment, cfg: DictConfig) -> float | None:
             run.log(at.step, {"objective": value})
     log.info("\n%s\n", metrics_table(shown(results)))
     if value is not None:
-        log.info("objective %s: %.5f", training.objective, value)
+        why = undefined(results, str(training.objective))
+        log.info("objective %s: %.5f%s", training.objective, value, f": {why}" if why else "")
     log.info("run: %s", experiment.save_dir)
     if run.view:
         log.info("look at it: %s", run.view)

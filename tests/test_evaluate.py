@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny import Tiny
 
-from recap.evaluate import Results, evaluate, flat, objective, shown
+from recap.evaluate import Results, evaluate, flat, objective, shown, undefined
 from recap.experiment import Experiment, prepare
 from recap.metrics import RankingMetrics
 
@@ -162,3 +162,35 @@ def test_a_finished_run_is_evaluated_on_what_its_command_names_now(tiny: Tiny):
         "+validation_data.other={inputs: '${data_root}/valid/*.parquet'}",
     )
     assert again == first
+
+
+def test_an_objective_that_is_nan_is_told_with_the_tasks_that_make_it_so():
+    nan, counts = math.nan, {"examples": 4.0, "log_loss": 0.5}
+    results = {
+        "valid": {
+            "like": {"auroc": 0.5, "positives": 2.0, **counts},
+            "follow": {"auroc": nan, "positives": 0.0, **counts},
+            "reply": {"auroc": nan, "positives": 4.0, **counts},
+        }
+    }
+    follow, reply = "follow has no positives in valid", "reply has no negatives in valid"
+    assert undefined(results, "valid/mean/auroc") == f"{follow}, {reply}"
+    assert undefined(results, "valid/follow/auroc") == follow
+    assert undefined(results, "valid/like/auroc") == ""
+    assert undefined(results, "valid/mean/log_loss") == ""
+    results["valid"]["like"] |= {"auroc": nan}
+    assert undefined(results, "valid/like/auroc") == "like has no defined auroc in valid"
+
+
+def test_the_end_of_a_run_says_why_its_objective_is_nan(
+    tiny: Tiny, caplog: pytest.LogCaptureFixture
+):
+    columns = rows(60, seed=2)
+    columns["is_follow"] = pa.array([0] * 60)
+    write(tiny.root / "valid/part-0.parquet", columns)
+    caplog.set_level("INFO")
+    value = tiny.train("training.num_train_steps=0", "training.objective=valid/mean/auroc")
+    assert value is not None
+    assert math.isnan(value)
+    told = "objective valid/mean/auroc: nan: follow has no positives in valid"
+    assert told in caplog.messages

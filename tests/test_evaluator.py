@@ -99,6 +99,14 @@ def test_what_an_override_changes_is_shown_and_what_it_adds_is_recorded(
     assert list(tiny.logged()["valid/like/auroc"]) == [6]
 
 
+def test_the_partition_of_the_objective_may_be_left_out(tiny: Tiny):
+    tiny.train(SIX, "training.objective=valid/like/auroc")
+    added = "+validation_data.other={inputs: '${data_root}/train/*.parquet'}"
+    results = evaluated(tiny, "~validation_data.valid", added)
+    assert list(results) == ["other"]
+    assert results["other"]["like"]["examples"] == 96
+
+
 def test_fewer_batches_or_another_template_are_taken_from_the_command_line(tiny: Tiny):
     tiny.train(SIX)
     assert evaluated(tiny, "training.num_eval_steps=2")["valid"]["like"]["examples"] == 16
@@ -289,6 +297,7 @@ def test_the_command_prints_a_table_and_its_faults_without_a_trace(tiny: Tiny):
         refused = evaluated_elsewhere(tiny, *given)
         assert refused.returncode == 1
         assert fault in refused.stderr
+        assert refused.stderr.count(fault) == 1
         assert "Traceback" not in refused.stderr
 
 

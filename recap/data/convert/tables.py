@@ -86,8 +86,9 @@ def convert(
         stored: group → the type it is stored in, e.g. int8 for an int64 group.
 
     Raises:
-        DataError: files that are missing, all of them; a missing column or key, a key that stands twice in a side table, rows without
-            a match, a value that does not fit, a schema that differs between files; with file.
+        DataError: files that are missing, all of them; a missing column or key, a key that stands
+            twice in a side table, rows without a match, a value that does not fit, a schema that
+            differs between files; with file.
     """
     if rows_per_file is not None and rows_per_file < 1:
         raise ValueError(f"rows_per_file={rows_per_file} must be 1 or more")
