@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import threading
 
+import pyarrow as pa
 import pytest
 import torch
-from tiny import Tiny
+from tiny import Tiny, rows, write
 
 from recap.evaluate import Results, evaluate, flat, objective, shown, undefined
 from recap.experiment import Experiment, prepare
