@@ -7,10 +7,12 @@ The written file is an experiment of its own, with data, model, optimizer, rates
 tells in its head what is wrong with what it was made of; that is printed, too. In a folder of your
 own, ``FOLDER/experiment/mine.yaml``, it runs with ``--config-dir FOLDER``.
 
-What the files hold is read from the configuration's ``schema_path``, or from ``--schema``; where
-there is none, features of local_prod's names have local_prod's lengths.
+What the files hold is read from the configuration's ``schema_path``, or from ``--schema``; a path
+that is not there is looked for by its file name beside the configuration. Where there is none,
+features of local_prod's names have local_prod's lengths.
 
-Ends with 1, and writes nothing, where it cannot be converted; every reason is told.
+Ends with 1, and writes nothing, where it cannot be converted; every reason is told. A file that is
+there already is kept, unless ``--force`` is given.
 """
 
 from __future__ import annotations
@@ -35,17 +37,24 @@ from recap.original.reading import Told, expanded, interpolated, read, shown, un
 _DTYPES = {"float_list": "float32", "int64_list": "int64", "bytes_list": "bytes"}
 
 
-def convert(text: str, told: Told, *, schema: Path | None = None) -> dict[str, Any] | None:
+def convert(
+    text: str, told: Told, *, schema: Path | None = None, beside: Path | None = None
+) -> dict[str, Any] | None:
     """The experiment that the original's configuration ``text`` describes; None if it has faults.
 
-    ``schema`` is a segdense.json to take instead of the configuration's. What is to be said of it
-    is added to ``told``.
+    ``schema`` is a segdense.json to take instead of the configuration's, which is looked for in the
+    folder ``beside`` where it is not at its path. What is to be said of it is added to ``told``.
     """
     config = read(text, told)
     told.faults += joining_faults(config)
     if told.faults:
         return None
     described = config["train_data"]["seg_dense_schema"]
+    if schema is None and (schema := _beside(described["schema_path"], beside)) is not None:
+        told.findings.append(
+            f"train_data.seg_dense_schema.schema_path={described['schema_path']} cannot be read "
+            f"here; {schema}, beside this configuration, is read in its place"
+        )
     data = data_sections(config, _columns(described["schema_path"], schema, told), told)
     told.findings[:0] = findings(config)
     embeddings = [our_name(name) for name in described["renamed_features"]]
@@ -105,10 +114,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("file", type=Path, help="the original's YAML file, as it is")
     parser.add_argument("-o", "--output", type=Path, help="file to write; else it is printed")
     parser.add_argument("--schema", type=Path, help="segdense.json, instead of its schema_path")
+    parser.add_argument("--force", action="store_true", help="overwrite a file that is there")
     given = parser.parse_args(arguments)
     told = Told()
+    if given.output is not None and given.output.is_file() and not given.force:
+        print(f"{given.output} is there already; --force overwrites it", file=sys.stderr)
+        return 1
     try:
-        experiment = convert(given.file.read_text(), told, schema=given.schema)
+        text = given.file.read_text()
+        experiment = convert(text, told, schema=given.schema, beside=given.file.parent)
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is no text"
         told.faults.append(f"cannot be read: {reason}")
@@ -131,6 +145,14 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     print(f"{given.output} is written, {len(told.findings)} things found", file=sys.stderr)
     return 0
+
+
+def _beside(named: str, folder: Path | None) -> Path | None:
+    """The file of that name in ``folder``, where there is none at the path ``named``."""
+    path = Path(expanded(named))
+    if folder is None or path.is_file() or not (folder / path.name).is_file():
+        return None
+    return folder / path.name
 
 
 def _columns(named: str, given: Path | None, told: Told) -> Columns | None:

@@ -572,3 +572,42 @@ def test_a_null_rate_of_the_backbone_leaves_it_as_it_is(tmp_path: Path, capsys):
 )
 def test_names_of_tfrecords_become_those_of_the_files_made_of_them(theirs: str, ours: str):
     assert parquet_name(theirs) == ours
+
+
+def test_a_file_that_is_there_is_overwritten_by_force_only(tmp_path: Path, capsys):
+    written = tmp_path / "experiment/mine.yaml"
+    written.parent.mkdir()
+    written.write_text("my own")
+    assert convert(tmp_path, minimal()) == 1
+    assert capsys.readouterr().err == f"{written} is there already; --force overwrites it\n"
+    assert written.read_text() == "my own"
+    assert convert(tmp_path, minimal(), "--force") == 0
+    assert written.read_text().startswith("# @package _global_\n")
+
+
+def test_a_schema_that_is_not_at_its_path_is_read_beside_the_configuration(tmp_path: Path, capsys):
+    original = at(minimal(), "train_data/seg_dense_schema/schema_path", "/not/here/segdense.json")
+    original = at(
+        original, "train_data/seg_dense_schema/renamed_features", {"continuous": "my_columns"}
+    )
+    assert convert(tmp_path, original) == 1
+    assert "how long are my_columns?" in capsys.readouterr().err
+    for folder, length in ((tmp_path, 7), (tmp_path / "as_written", 9)):
+        folder.mkdir(exist_ok=True)
+        path = write_segdense(folder / "segdense.json", {"my_columns": ("float_list", length)})
+    beside = tmp_path / "segdense.json"
+    assert convert(tmp_path, original) == 0
+    told = capsys.readouterr().err
+    assert (
+        "train_data.seg_dense_schema.schema_path=/not/here/segdense.json cannot be read here; "
+        f"{beside}, beside this configuration, is read in its place"
+    ) in told
+    assert f"convert.seg_dense_schema={beside}" in told
+    dense = composed(tmp_path)["train_data"]["seg_dense_schema"]["dense"]
+    assert dense["continuous"]["length"] == 7
+
+    original = at(original, "train_data/seg_dense_schema/schema_path", str(path))
+    assert convert(tmp_path, original, "--force") == 0
+    assert "beside this configuration" not in capsys.readouterr().err
+    dense = composed(tmp_path)["train_data"]["seg_dense_schema"]["dense"]
+    assert dense["continuous"]["length"] == 9
