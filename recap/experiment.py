@@ -164,7 +164,7 @@ def assemble(cfg: DictConfig) -> Parts:
             rates = parts.train_data.tasks
             parts.ranker.calibrate({task: row.ratio for task, row in rates.items()})
         if parts.build_optimizer is not None and not any_at(faults, "optimizer"):
-            with _collected(faults, "optimizer"):
+            with _collected(faults, "optimizer", plain["optimizer"]):
                 parts.optimizer = parts.build_optimizer(**parts.ranker.parameters_by_kind())
         if not any_at(faults, "training.initial_checkpoint_dir"):
             faults += start_faults(parts.training, parts.ranker)
@@ -189,12 +189,14 @@ def _sections(plain: Mapping[str, Any], faults: list[str]) -> dict[str, Any]:
 
 
 @contextmanager
-def _collected(faults: list[str], place: str) -> Iterator[None]:
-    """Turns what refuses or lacks an argument into faults at ``place``."""
+def _collected(
+    faults: list[str], place: str, settings: Mapping[str, Any] | None = None
+) -> Iterator[None]:
+    """Turns what refuses or lacks an argument into faults at ``place`` or one of its settings."""
     try:
         yield
     except (ValueError, TypeError) as error:
-        faults += located(place, error, {})
+        faults += located(place, error, settings or {})
 
 
 def _first_line(error: BaseException) -> str:

@@ -29,12 +29,18 @@ def resolved(cfg: DictConfig) -> Any:
 
 
 def references(cfg: DictConfig) -> dict[str, str]:
-    """Path of every value that a template gives → path of the template's value, its origin."""
+    """Path of every value that a template gives → path of the template's value, its origin.
+
+    Also of a row that has numbers of its own in the schedule, which names it.
+    """
     direct = {}
     for path, value in _leaves(OmegaConf.to_container(cfg, resolve=False), ""):
         whole = re.fullmatch(r"\$\{([^${}:]+)\}", value) if isinstance(value, str) else None
         if whole and whole[1].split(".")[0] in _TEMPLATES:
             direct[path] = whole[1]
+            (row, _, _), (own, _, _) = path.rpartition("."), whole[1].rpartition(".")
+            if own.startswith("schedule.") and own.split(".")[-1] == row.split(".")[-1]:
+                direct[row] = own
     return {path: _followed(path, direct) for path in direct}
 
 

@@ -374,7 +374,7 @@ def test_a_new_key_that_nobody_reads_is_refused(tiny: Tiny):
         ("training.device=gpu7", "training.device=gpu7: no device has this name; "),
         ("optimizer.adam.beta_1=2", "optimizer.adam.beta_1=2 must lie in [0, 1)"),
         ("model.backbone.dropout=2", "model.backbone.dropout=2 must be a fraction between 0 and"),
-        ("data_root=???", "train_data.inputs: MissingMandatoryValue"),
+        ("data_root=???", "train_data.inputs: missing; "),
     ],
 )
 def test_a_value_of_the_wrong_type_or_out_of_range_is_refused(
@@ -538,3 +538,12 @@ def test_a_value_of_a_template_is_told_where_it_is_written(tiny: Tiny):
     )
     own = "model.tasks.like.tower.dropout=2"
     assert fault(tiny, own).startswith(own)
+
+
+@pytest.mark.parametrize("rate", [".learning_rate=0.01", "=0.01"])
+def test_a_schedule_for_a_table_that_is_not_there_is_refused_with_the_nearest(
+    tiny: Tiny, rate: str
+):
+    assert fault(tiny, f"+schedule.tables.vidio{rate}") == (
+        "schedule.tables.vidio: no such table is trained; close: video"
+    )

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch.nn import Parameter
 
+from recap.nearest import nearest
 from recap.optimizer.joint import JointOptimizer
 from recap.optimizer.param_groups import named_groups
 
@@ -94,9 +95,8 @@ class MultiTaskLearningRates:
                 )
         for kind, existing in (("tower", towers), ("table", tables)):
             key = f"{kind}_learning_rates"
-            if surplus := sorted(set(getattr(self, key)) - set(existing)):
-                there = f"only {', '.join(existing)}" if existing else f"no {kind}"
-                yield f"{place}.{key}: a rate for {', '.join(surplus)}, but {there} is trained"
+            for name in sorted(set(getattr(self, key)) - set(existing)):
+                yield f"{place}.{key}.{name}: no such {kind} is trained; {nearest(name, existing)}"
         following = [name for name in tables if self.table_learning_rates.get(name) is None]
         if self.backbone_learning_rate is None and (backbone or following):
             takers = [f"{len(backbone)} parameters"] if backbone else []

@@ -96,7 +96,7 @@ def test_a_rate_for_no_tower_is_refused():
     config = RecapOptimizerConfig(
         multi_task_learning_rates=rates(like=0.1, reply=0.1), adam=RecapAdamConfig()
     )
-    message = "tower_learning_rates: a rate for reply, but only like is trained"
+    message = "tower_learning_rates.reply: no such tower is trained; there is like"
     with pytest.raises(ValueError, match=message):
         config(towers={"like": linear()}, backbone=linear())
 
@@ -110,7 +110,7 @@ def test_a_rate_for_no_table_is_refused():
         ),
         adam=RecapAdamConfig(),
     )
-    message = "table_learning_rates: a rate for user_id, but no table is trained"
+    message = "table_learning_rates.user_id: no such table is trained; there is none"
     with pytest.raises(ValueError, match=message):
         config(towers={"like": linear()}, backbone=linear())
 
