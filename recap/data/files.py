@@ -74,7 +74,8 @@ def open_sources(
     if faults and (len(faults) > tolerated * len(files) or len(faults) == len(files)):
         if tolerated:
             share = f"{len(faults)} of {len(files)} files cannot be read"
-            faults.append(f"{share}, above the limit of {tolerated:.3%}")
+            limit = f"the limit of {tolerated:.3%}, train_data.ignored_rows_limit={tolerated}"
+            faults.append(f"{share}, above {limit}")
         raise DataError("\n".join(faults))
     return [source for source in outcomes if isinstance(source, ParquetSource)], faults
 

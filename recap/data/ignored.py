@@ -70,7 +70,8 @@ class Ignored:
             if self.rows > self._limit * self._num_rows or self.rows == self._num_rows:
                 faults = "\n".join(fault for fault, _ in self._faults.values())
                 raise DataError(
-                    f"{self.summary()}, above the limit of {self._limit:.3%}:\n{faults}"
+                    f"{self.summary()}, above the limit of {self._limit:.3%}, "
+                    f"train_data.ignored_rows_limit={self._limit}:\n{faults}"
                 )
 
     def summary(self) -> str:

@@ -13,7 +13,7 @@ import torch
 
 from recap.batch import Bag, Batch
 from recap.data.cache import RowGroupCache
-from recap.data.files import ParquetSource
+from recap.data.files import DataError, ParquetSource
 from recap.data.ignored import Ignored, RowGroupError
 from recap.data.order import Block, Lane
 from recap.data.preprocess import Steps
@@ -148,7 +148,8 @@ class Stream:
                 return _Loaded(rows, np.concatenate([[0], np.cumsum(kept)]))
             except RowGroupError as fault:
                 if ignored is None:
-                    raise
+                    out = "train_data.ignore_data_errors=true leaves it out"
+                    raise DataError(f"{fault}; {out}") from fault
                 ignored.add(fault)
 
     def _cut(self, rows: Rows, position: int) -> Rows:
