@@ -545,7 +545,7 @@ def test_features_of_any_length_or_bytes_that_no_table_reads_are_left_out(tmp_pa
     ]
     del features["c"]
     write_segdense(schema, features)
-    assert convert(tmp_path, original, "--schema", str(schema)) == 1
+    assert convert(tmp_path, original, "--schema", str(schema), "--force") == 1
     assert "how long are c, b? the file of the schema does not list" in capsys.readouterr().err
 
 
