@@ -18,6 +18,7 @@ from hydra._internal import hydra as hydra_internals
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import IConfigRepository
 from hydra._internal.defaults_list import create_defaults_list
+from hydra.core.default_element import ResultDefault
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import CompactHydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -61,7 +62,6 @@ class Composer(ConfigLoaderImpl):
     _asked: frozenset[str] = frozenset()  # what such a primary config asks beside it
     _referred: frozenset[str] = frozenset()  # sections that the files' values refer to
     _primary: str | None = None
-    _experiment: Sequence[str] = ()  # the override that chooses it
     _sweep_dir: str | None = None
     _swept: list[str] | None = None  # what tells a sweep's job from the others
 
@@ -72,7 +72,6 @@ class Composer(ConfigLoaderImpl):
         self._run = _value("run", overrides)
         self._primary = config_name
         while True:  # an override that is refused is set aside, so that all faults come at once
-            self._experiment = [o for o in overrides if o.startswith("experiment=")]
             try:
                 cfg = super()._load_configuration_impl(config_name, overrides, *args, **kwargs)
                 break
@@ -97,7 +96,7 @@ class Composer(ConfigLoaderImpl):
         if self._run is not None and cfg._get_node("run") is not None:
             self._asked = frozenset(str(key) for key in cfg)
             cfg = self._on_the_runs_own(cfg, Path(self._run))
-        written_for = self._written_for(repo)
+        written_for = self._written_for(defaults, repo)
         for default in defaults:
             if default.config_path not in written_for:
                 set_aside(cfg, default, repo)
@@ -106,13 +105,17 @@ class Composer(ConfigLoaderImpl):
         self._referred = _referred_sections(cfg)
         return cfg
 
-    def _written_for(self, repo: IConfigRepository) -> set[str | None]:
-        """The choices that the files name themselves, which their values are for."""
-        experiment = OverridesParser.create().parse_overrides(list(self._experiment))
-        named = create_defaults_list(
-            repo, self._primary, experiment, prepend_hydra=True, skip_missing=True
-        )
-        return {default.config_path for default in named.defaults}
+    def _written_for(self, defaults: list[ResultDefault], repo: IConfigRepository) -> set[str]:
+        """The choices that the experiment, and those that it builds on, all make themselves."""
+        paths = [default.config_path or "" for default in defaults]
+        made = []
+        for path in (path for path in paths if path.startswith("experiment/")):
+            choice = OverridesParser.create().parse_override(path.replace("/", "=", 1))
+            named = create_defaults_list(
+                repo, self._primary, [choice], prepend_hydra=True, skip_missing=True
+            )
+            made.append({default.config_path or "" for default in named.defaults})
+        return set.intersection(*made) if made else set()
 
     def _on_the_runs_own(self, cfg: DictConfig, run_dir: Path) -> DictConfig:
         """The config that a run keeps in its folder, with the sections of ``cfg`` for its own."""

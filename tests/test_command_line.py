@@ -81,20 +81,20 @@ def test_help_says_how_a_run_is_evaluated(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("module", "says"),
+    ("module", "says", "examples"),
     [
-        ("recap.train", "Trains the ranker that an experiment describes"),
-        ("recap.data.synthetic", "Writes a data set of the experiment's schema"),
-        ("recap.data.convert", "Turns tables of CSV or Parquet files"),
-        ("recap.data.statistics", "Counts every dense column of train_data"),
+        ("recap.train", "Trains the ranker that an experiment describes", 2),
+        ("recap.data.synthetic", "Writes a data set of the experiment's schema", 2),
+        ("recap.data.convert", "Turns tables of CSV or Parquet files, or TFRecords", 3),
+        ("recap.data.statistics", "Counts every dense column of train_data", 2),
     ],
 )
-def test_help_says_what_the_command_does_its_groups_and_two_examples(
-    module: str, says: str, tmp_path: Path
+def test_help_says_what_the_command_does_its_groups_and_gives_examples(
+    module: str, says: str, examples: int, tmp_path: Path
 ):
     done = command(module, "--help", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(says)
-    assert done.stdout.count(f"  python -m {module} ") == 2
+    assert done.stdout.count(f"  python -m {module} ") == examples
     assert "optimizer: adagrad, adam, adamw, sgd\n" in done.stdout
     assert "experiment: kuairand, local_prod" in done.stdout

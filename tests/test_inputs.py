@@ -82,7 +82,7 @@ def test_a_position_column_must_be_named(data: Tiny):
 
 
 def test_tables_must_be_named(data: Tiny):
-    with pytest.raises(Refused, match=r"model\.inputs\.small_embeddings: tables=\{\} must"):
+    with pytest.raises(Refused, match=r"model\.inputs\.small_embeddings\.tables=\{\} must"):
         prepare(data.config(DISCRETE, SMALL[0]))
 
 
@@ -98,7 +98,7 @@ def test_z_scores_are_those_of_the_statistics_that_the_command_wrote(data: Tiny)
 
 
 def test_z_scores_without_statistics_are_refused_with_the_way_out(data: Tiny):
-    message = r"model\.inputs\.featurization: statistics_path=.*python -m recap.data.statistics wri"
+    message = r"model\.inputs\.featurization\.statistics_path=.*python -m recap.data.statistics wri"
     with pytest.raises(Refused, match=message):
         prepare(data.config("model/featurization=z_score_log"))
 
