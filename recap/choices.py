@@ -12,6 +12,7 @@ from typing import Any
 
 from hydra._internal.config_repository import IConfigRepository
 from hydra.core.default_element import ResultDefault
+from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig, OmegaConf
 
 from recap.templates import SCHEDULE
@@ -23,16 +24,19 @@ def set_aside(cfg: DictConfig, default: ResultDefault, repo: IConfigRepository) 
     if group.split("/")[0] not in ("model", "optimizer", "schedule"):
         return
 
+    def loaded(name: str) -> ConfigResult:
+        found = repo.load_config(f"{group}/{name}")
+        assert found is not None
+        return found
+
     def package(name: str) -> str:
-        header = repo.load_config(f"{group}/{name}").header
-        return header.get("package") or group.replace("/", ".")
+        return loaded(name).header.get("package") or group.replace("/", ".")
 
     # chosen for another place than its own, e.g. model/tower@model.tasks.like.tower
     moved_to = default.package if default.package != package(choice) else None
 
     def known(name: str) -> dict[str, Any]:
-        loaded = repo.load_config(f"{group}/{name}").config
-        content: Any = OmegaConf.to_container(loaded, resolve=False)
+        content: Any = OmegaConf.to_container(loaded(name).config, resolve=False)
         if group == "schedule":
             content = {**SCHEDULE, **content}
         for key in reversed((moved_to or package(name)).split(".")):
