@@ -100,7 +100,7 @@ def test_every_choice_works_with_the_other_experiment_too(group: str):
     [
         ("~model.tasks", "model.tasks=null: must be a mapping, task → what differs from the"),
         ("~model.inputs", "model.inputs=null: must be a mapping, input → {_target_: …}"),
-        ("model.tasks.like=3", "model.tasks.like=3: must be a mapping, {_target_: …}"),
+        ("model.tasks.like=3", "model.tasks.like=3: must be a mapping {tower: …, pos_weight: …"),
         ("model.inputs.embeddings=3", "model.inputs.embeddings=3: must be a mapping"),
         ("validation_data=null", "validation_data=null: must be a mapping, partition → {inputs"),
         ("validation_data.valid=3", "validation_data.valid=3: must be a mapping, {_target_: …}"),
