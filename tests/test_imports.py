@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1] / "recap"
 MODULES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.py"))
 
-VOCABULARY = {"schema", "batch", "nearest"}
+VOCABULARY = {"schema", "batch", "nearest", "outcome"}
 PARTS = {"data", "model", "optimizer", "schedule", "loss", "metrics", "training"}
 SERVICES = {"distributed", "checkpoint", "weight_files", "tracking", "console", "signals"}
 # the command line: what verbs are made with

@@ -9,7 +9,7 @@ import sysconfig
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGED = ["README.md", "conf", "experiments", "pyproject.toml", "recap"]
+PACKAGED = ["README.md", "conf", "experiments", "hydra_plugins", "pyproject.toml", "recap"]
 TINY_MODEL = [
     "model/backbone=mlp",
     "model.backbone.layer_sizes=[4]",
