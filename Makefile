@@ -20,7 +20,14 @@ train: install
 	$(VENV)/python -m recap.data.synthetic experiment=local_prod synthetic.rows=$(ROWS) synthetic.directory=data/local_prod
 	$(VENV)/python -m recap.train experiment=local_prod
 
-test: install
+# A SLURM to start for the tests of tests/slurm, which are skipped where there is none.
+.PHONY: slurm
+slurm:
+	@command -v slurmctld > /dev/null || test "$$(id -u)" != 0 || ! command -v apt-get > /dev/null || \
+	    (apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends slurm-wlm munge) || \
+	    echo "SLURM is not installed: its tests will be skipped"
+
+test: install slurm
 	$(VENV)/python -m pytest
 
 check: install
