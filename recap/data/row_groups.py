@@ -64,6 +64,7 @@ class RowGroups:
 
         Raises:
             RowGroupError: they cannot be read or decoded, or hold a label that is neither 0 nor 1.
+                What else is raised, as MemoryError, carries file and row group as a note.
         """
         if not self._whole:
             yield from self._decoded(piece)
@@ -105,7 +106,12 @@ class RowGroups:
                     if row >= piece.stop:
                         return
                 raise DataError(f"ends after {row} rows, its footer says {piece.stop} or more")
-        except (OSError, pa.ArrowException, UnicodeDecodeError, DataError) as error:
+        except Exception as error:
+            damage = (OSError, pa.ArrowException, UnicodeDecodeError, DataError)
+            # Arrow's error of full memory is an ArrowException, and says nothing of the file
+            if isinstance(error, MemoryError) or not isinstance(error, damage):
+                error.add_note(f"while reading {source.path}, row group {piece.row_group}")
+                raise
             rows = source.row_group_rows[piece.row_group]
             raise RowGroupError(source.path, piece.row_group, rows, error) from error
 
