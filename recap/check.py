@@ -29,7 +29,7 @@ from recap.data.files import DataError
 from recap.data.parquet import ParquetData
 from recap.experiment import Experiment, Parts, assemble
 from recap.nearest import nearest
-from recap.train import restored
+from recap.start import restored
 
 MEASURED_ROWS = 128  # at most, of the batch whose activations are measured
 

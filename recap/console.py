@@ -20,6 +20,16 @@ TABLE_WIDTH = 100
 SHORTEST_NAME = 24
 
 
+def speak_as(rank: int) -> None:
+    """Rank 0 speaks for all: of another one only warnings and errors are told, with its number."""
+    if rank == 0:
+        return
+    root = logging.getLogger()
+    root.setLevel(logging.WARNING)
+    for handler in root.handlers:
+        handler.setFormatter(logging.Formatter(f"rank {rank}: %(message)s"))
+
+
 class Progress:
     """A live bar with loss, examples/s and time left on a terminal; elsewhere a log line a report.
 
@@ -28,7 +38,7 @@ class Progress:
     Args:
         num_steps: updates of the whole run.
         first_step: updates done before; a resumed run starts there.
-        stream: where the bar is drawn, if it is a terminal; ``None`` is stderr.
+        stream: where the bar is drawn, if it is a terminal; ``None`` is stderr, of rank 0.
         clock: seconds.
     """
 

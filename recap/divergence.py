@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -10,6 +11,7 @@ from hydra.errors import CompactHydraException
 from torch import Tensor
 
 from recap import checkpoint
+from recap.distributed import Ranks
 
 
 class Diverged(CompactHydraException, ArithmeticError):
@@ -19,7 +21,8 @@ class Diverged(CompactHydraException, ArithmeticError):
 class LossWindow:
     """Mean losses since the last report; summed on the device, so that no step waits for it."""
 
-    def __init__(self, tasks: tuple[str, ...], step: int) -> None:
+    def __init__(self, tasks: tuple[str, ...], step: int, ranks: Ranks) -> None:
+        self._ranks = ranks
         self._names = ["loss", *(f"loss/{task}" for task in tasks)]
         self._first_step = step
         self._parts: list[Tensor] = []
@@ -28,13 +31,18 @@ class LossWindow:
         """Counts in a batch's [1 + T] losses."""
         self._parts.append(losses)
 
+    @property
+    def is_open(self) -> bool:
+        """Whether a batch was counted in since the last report."""
+        return bool(self._parts)
+
     def close(self, step: int, rates: dict[str, float], save_dir: Path) -> dict[str, float]:
-        """The means by name; the next window begins.
+        """The means by name, over all ranks; the next window begins.
 
         Raises:
             Diverged: one of them is no finite number.
         """
-        means = torch.stack(self._parts).mean(0).tolist()
+        means = self._ranks.mean(torch.stack(self._parts).mean(0)).tolist()
         losses = dict(zip(self._names, means, strict=True))
         for name, value in losses.items():
             if name != "loss" and not math.isfinite(value):
@@ -47,15 +55,26 @@ class LossWindow:
         return losses
 
 
-def refuse_divergence(optimizer: torch.optim.Optimizer, step: int, save_dir: Path) -> None:
-    """The last update may have ruined the weights behind a loss that was still finite."""
-    for group in optimizer.param_groups:
-        if not all(parameter.isfinite().all() for parameter in group["params"]):
-            name = group["name"]
-            raise Diverged(
-                f"weights of {name} became nan or infinite by step {step}; "
-                f"lr/{name} was {group['lr']:.1e}; {_last_good(save_dir)}"
-            )
+def refuse_divergence(
+    optimizer: torch.optim.Optimizer, step: int, save_dir: Path, ranks: Ranks
+) -> None:
+    """The last update may have ruined the weights behind a loss that was still finite.
+
+    Raises:
+        Diverged: on all ranks, also where only one of them holds the weights.
+    """
+    groups = optimizer.param_groups
+    ruined = (n for n, group in enumerate(groups) if not _finite(group["params"]))
+    if number := ranks.most(next(ruined, -1) + 1):
+        name, rate = groups[number - 1]["name"], groups[number - 1]["lr"]
+        raise Diverged(
+            f"weights of {name} became nan or infinite by step {step}; "
+            f"lr/{name} was {rate:.1e}; {_last_good(save_dir)}"
+        )
+
+
+def _finite(parameters: Sequence[Tensor]) -> bool:
+    return all(bool(parameter.isfinite().all()) for parameter in parameters)
 
 
 def _last_good(save_dir: Path) -> str:

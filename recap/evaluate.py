@@ -6,13 +6,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from itertools import islice
 
 import torch
 
 from recap.data.parquet import ParquetData
+from recap.distributed import ALONE, Ranks
 from recap.metrics import RankingMetrics
 from recap.model.heavy_ranker import HeavyRanker
 from recap.training import Training
@@ -25,25 +26,27 @@ def evaluate(
     ranker: HeavyRanker,
     partitions: Mapping[str, ParquetData],
     training: Training,
-    stop: Collection[object] = (),
+    stop: Sequence[int] = (),
+    ranks: Ranks = ALONE,
 ) -> Results:
     """Metrics per partition, task and name, over one pass or ``num_eval_steps`` batches of each.
 
     A partition with ``evaluation_tasks`` is measured on those tasks only, and once more within the
     slice of every stratifier. What is measured are calibrated probabilities, and examples weigh as
     many as stand for them where the partition was sampled. Neither weights nor random state change;
-    the ranker is left in training mode if it was. As soon as ``stop`` holds anything, the
-    evaluation ends at a batch and comes out empty: half of it would mislead.
+    the ranker is left in training mode if it was. Ranks share every batch, and all of them have the
+    metrics of the whole. As soon as ``stop`` holds a number on any of them, the evaluation ends at
+    a batch and comes out empty: half of it would mislead.
     """
     was_training = ranker.training
     ranker.eval()
     try:
         results = {}
         for name, data in partitions.items():
-            slices = _evaluate(ranker, data, training, stop)
-            results |= {f"{name}/{part}" if part else name: rows for part, rows in slices.items()}
-            if stop:
+            slices = _evaluate(ranker, data, training, stop, ranks)
+            if slices is None:
                 return {}
+            results |= {f"{name}/{part}" if part else name: rows for part, rows in slices.items()}
         return results
     finally:
         ranker.train(was_training)
@@ -51,9 +54,17 @@ def evaluate(
 
 @torch.inference_mode()
 def _evaluate(
-    ranker: HeavyRanker, data: ParquetData, training: Training, stop: Collection[object]
-) -> dict[str, dict[str, dict[str, float]]]:
-    """Metrics by slice, task and name; the slice called "" is the whole partition."""
+    ranker: HeavyRanker,
+    data: ParquetData,
+    training: Training,
+    stop: Sequence[int],
+    ranks: Ranks,
+) -> dict[str, dict[str, dict[str, float]]] | None:
+    """Metrics by slice, task and name; the slice called "" is the whole partition. None: stopped.
+
+    What the ranks sum up of examples and histograms are whole numbers, so that metrics of examples
+    that weigh one do not depend on the number of ranks beyond the rounding of float64.
+    """
     device = training.torch_device
     tasks = tuple(data.evaluation_tasks or ranker.tasks)
     columns = [ranker.tasks.index(task) for task in tasks]
@@ -65,12 +76,15 @@ def _evaluate(
         shuffle_seed=None,
         epochs=1,
         pin_memory=device.type == "cuda",
+        rank=ranks.rank,
+        world_size=ranks.world_size,
     )
     limit = training.num_eval_steps if training.num_eval_steps >= 0 else None
     with closing(batches):
         for batch, _ in islice(batches, limit):
-            if stop:
-                return {}
+            if ranks.most(max(stop, default=0)):
+                return None
+            ranks.alive()
             batch = batch.to(device, non_blocking=True)
             with training.autocast():
                 logits = ranker.calibrated(ranker(batch))[:, columns]
@@ -79,6 +93,8 @@ def _evaluate(
                 rows = stratifier.rows(batch)
                 weights = None if batch.weights is None else batch.weights[rows]
                 metrics[name].update(logits[rows], batch.labels[rows], weights)
+    for measured in metrics.values():
+        ranks.sum_(measured.state)
     return {part: measured.compute() for part, measured in metrics.items()}
 
 

@@ -12,19 +12,21 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
+from torch import nn
 
 from recap.binding import any_at, binding_faults, completed, shape_faults
 from recap.compose import SECTIONS, Refused
 from recap.data.decode import num_slots
 from recap.data.parquet import ParquetData
 from recap.data.partition_faults import partition_faults
-from recap.distributed import world_size
-from recap.joining import column_faults, joining_faults
+from recap.distributed import ALONE, Ranks, launched
+from recap.joining import column_faults, joining_faults, rank_faults
 from recap.loss import MultiTaskLoss
 from recap.model.heavy_ranker import HeavyRanker
 from recap.nodes import Nodes, located
+from recap.parallel import parallel
 from recap.references import references, resolved, told_at_origin
-from recap.tracking import Tracker
+from recap.tracking import NoTracker, Tracker
 from recap.training import Training
 from recap.warm_start import start_faults
 
@@ -35,11 +37,13 @@ class Experiment:
 
     training: Training
     ranker: HeavyRanker
+    parallel: nn.Module  # the ranker as it is called in training, see recap.parallel
     loss: MultiTaskLoss
     optimizer: torch.optim.Optimizer
     train_data: ParquetData
     validation_data: Mapping[str, ParquetData]
     tracker: Tracker
+    ranks: Ranks
 
     @property
     def save_dir(self) -> Path:
@@ -61,14 +65,22 @@ class Parts:
     validation_data: Mapping[str, ParquetData] = field(default_factory=dict)
     tracker: Tracker | None = None
 
-    def experiment(self) -> Experiment:
-        """The parts of a run.
+    def experiment(self, ranks: Ranks = ALONE) -> Experiment:
+        """The parts of a run that these ranks train together.
 
         Raises:
-            Refused: there are faults.
+            Refused: there are faults, on any of them.
         """
-        if self.faults:
-            raise Refused(told_once(told_at_origin(self.faults, self.origins)))
+        faults = told_once(told_at_origin(self.faults, self.origins))
+        everywhere = ranks.gathered(faults)
+        faults = everywhere[0] + [
+            f"rank {rank}: {fault}"
+            for rank, theirs in enumerate(everywhere)
+            for fault in theirs
+            if fault not in everywhere[0]
+        ]
+        if faults:
+            raise Refused(faults)
         assert self.training is not None
         assert self.ranker is not None
         assert self.optimizer is not None
@@ -83,21 +95,23 @@ class Parts:
         return Experiment(
             self.training,
             self.ranker,
+            parallel(self.ranker, ranks, self.training.torch_device),
             loss,
             self.optimizer,
             self.train_data,
             self.validation_data,
-            self.tracker,
+            self.tracker if ranks.first else NoTracker(),
+            ranks,
         )
 
 
-def prepare(cfg: DictConfig) -> Experiment:
-    """The experiment that ``cfg`` describes.
+def prepare(cfg: DictConfig, ranks: Ranks = ALONE) -> Experiment:
+    """The experiment that ``cfg`` describes, for these ranks.
 
     Raises:
         Refused: see ``assemble``.
     """
-    return assemble(cfg).experiment()
+    return assemble(cfg).experiment(ranks)
 
 
 def told_once(faults: Sequence[str]) -> list[str]:
@@ -128,10 +142,9 @@ def assemble(cfg: DictConfig) -> Parts:
     faults = list(binding_faults(plain, ""))
     if shapes := list(shape_faults(plain, faults)):
         return Parts(faults + shapes, origins)
-    if (ranks := world_size()) > 1:
-        faults.append(f"{ranks} processes were started: a run is one process; start it by itself")
     sections = _sections(plain, faults)
     faults += joining_faults(plain, sections)
+    faults += rank_faults(sections, launched().world_size)
     parts = Parts(
         faults,
         origins,

@@ -170,3 +170,27 @@ def _objective_faults(
         )
     if metric not in METRIC_NAMES:
         yield f"{place}: no metric {metric}; there is {', '.join(METRIC_NAMES)}"
+
+
+def rank_faults(sections: Mapping[str, Any], world_size: int) -> Iterator[str]:
+    """What does not fit the number of processes that train together."""
+    if world_size == 1:
+        return
+    partitions = sections.get("validation_data", {})
+    named = {f"validation_data.{name}": data for name, data in partitions.items()}
+    if "train_data" in sections:
+        named = {"train_data": sections["train_data"], **named}
+    for place, data in named.items():
+        size = data.global_batch_size
+        below = size // world_size * world_size
+        if below != size:
+            yield (
+                f"{place}.global_batch_size={size} does not divide over {world_size} ranks; "
+                f"{f'{below} and ' if below else ''}{below + world_size} do"
+            )
+    device = None if "training" not in sections else sections["training"].device
+    if device is not None and device.startswith("cuda:"):
+        yield (
+            f"training.device={device}: {world_size} ranks were started, each takes a GPU of its "
+            "own; write cuda, or null"
+        )

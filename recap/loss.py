@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -70,11 +70,21 @@ class MultiTaskLoss(nn.Module):
             self.register_buffer(name, column, persistent=False)
 
     def forward(
-        self, logits: Tensor, labels: Tensor, weights: Tensor | None = None
+        self,
+        logits: Tensor,
+        labels: Tensor,
+        weights: Tensor | None = None,
+        *,
+        share: float = 1.0,
+        mean_over_ranks: Callable[[Tensor], Tensor] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Total [] and per-task loss [T] of logits, labels and weights [B, T], in float32 or wider.
 
         The per-task losses leave ``task_weights`` out: they stay comparable between runs.
+
+        Of a batch that ranks share each gives its rows, so that the mean of all ranks' losses and
+        gradients are the batch's: ``share`` is its number of rows over the mean number of a rank's
+        (no rows: 0), and a ``reduction`` that chooses a task goes by ``mean_over_ranks``.
         """
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         pos_weight = self.pos_weight.to(logits.dtype)
@@ -90,5 +100,11 @@ class MultiTaskLoss(nn.Module):
                 )
             ]
         )
+        if share != 1.0:
+            # the mean over no rows is not a number; their sum is 0, and its gradients are
+            per_task = per_task * share if share else logits.sum(0)
+        if mean_over_ranks is not None and self.reduction not in ("mean", "sum"):
+            own = per_task.detach()
+            per_task = per_task + (mean_over_ranks(own) - own)
         task_weights = self.task_weights.to(per_task.dtype)
         return REDUCTIONS[self.reduction](per_task * task_weights), per_task

@@ -15,8 +15,10 @@ log = logging.getLogger(__name__)
 class Stopped(KeyboardInterrupt):
     """A run that Ctrl-C or SIGTERM ended, behind a checkpoint of its last step."""
 
-    def __init__(self, came: signal.Signals, step: int) -> None:
-        super().__init__(f"{came.name} came; step {step} is saved, the same command continues")
+    def __init__(self, came: int, step: int) -> None:
+        name = signal.Signals(came).name
+        super().__init__(f"{name} came; step {step} is saved, the same command continues")
+        self.came = signal.Signals(came)
         self.exit_code = 128 + came  # as a shell reports a process that a signal ended
 
 

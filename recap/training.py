@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,6 +24,7 @@ class Training:
     train_log_every_n: int = 1000
     eval_log_every_n: int = 5000
     eval_timeout_in_s: float = 3600
+    rank_timeout_in_s: float = 600
     initial_checkpoint_dir: str | None = None
     gradient_accumulation: int | None = None
     gradient_clip_norm: float | None = None
@@ -53,6 +55,9 @@ class Training:
             faults.append("num_eval_steps=0 would evaluate nothing; below 0 is the whole partition")
         if not self.eval_timeout_in_s >= 0:
             faults.append(f"eval_timeout_in_s={self.eval_timeout_in_s} must be 0 or more")
+        if not 0 < self.rank_timeout_in_s < math.inf:
+            timeout = self.rank_timeout_in_s
+            faults.append(f"rank_timeout_in_s={timeout} must be a finite number above 0")
         if self.gradient_clip_norm is not None and not self.gradient_clip_norm > 0:
             faults.append(f"gradient_clip_norm={self.gradient_clip_norm} must be above 0")
         if fault := self._device_fault():

@@ -16,15 +16,15 @@ from filelock import FileLock, Timeout
 from mlflow import MlflowClient
 from tiny import ENVIRONMENT, HERE, Tiny
 
-import recap.train
+import recap.fit
 from recap.checkpoint import CheckpointError
 from recap.compose import Refused
 from recap.evaluate import evaluate
 from recap.experiment import prepare
 from recap.metrics import RankingMetrics
-from recap.signals import stop_signals
+from recap.signals import Stopped, stop_signals
+from recap.start import start
 from recap.tracking.mlflow import MlflowTracker
-from recap.train import Stopped, _start
 
 SIX = "training.num_train_steps=6"
 THREE = "training.num_train_steps=3"
@@ -183,7 +183,7 @@ def test_settings_of_the_optimizer_that_were_changed_in_between_win(
     overrides = [f"++optimizer.{row}" for row in changed]
     resumed = prepare(tiny.config(*choices, *overrides))
     configured = settings(resumed.optimizer)
-    assert _start(resumed).step == 3
+    assert start(resumed).step == 3
     assert settings(resumed.optimizer) == configured != settings(before.optimizer)
 
 
@@ -363,7 +363,7 @@ def test_a_signal_ends_the_last_evaluation_and_the_same_command_makes_up_for_it(
         return evaluate(*arguments)
 
     with monkeypatch.context() as patched:
-        patched.setattr(recap.train, "evaluate", interrupted_evaluate)
+        patched.setattr(recap.fit, "evaluate", interrupted_evaluate)
         with pytest.raises(Stopped, match="SIGINT came; step 3 is saved"):
             tiny.train(THREE)
     tiny.train(THREE)
@@ -375,7 +375,7 @@ def test_an_evaluation_that_fails_costs_no_step(tiny: Tiny, monkeypatch: pytest.
         raise MemoryError
 
     with monkeypatch.context() as patched:
-        patched.setattr(recap.train, "evaluate", failing_evaluate)
+        patched.setattr(recap.fit, "evaluate", failing_evaluate)
         with pytest.raises(MemoryError):
             tiny.train(THREE)
     assert tiny.steps() == [3]
@@ -418,7 +418,7 @@ def test_a_run_that_fails_leaves_its_folder_free(tiny: Tiny, monkeypatch: pytest
             FileLock(tiny.root / "run/.lock").acquire(timeout=0)
         raise MemoryError
 
-    monkeypatch.setattr(recap.train, "evaluate", look_and_fail)
+    monkeypatch.setattr(recap.fit, "evaluate", look_and_fail)
     with pytest.raises(MemoryError):
         tiny.train(THREE)
     with FileLock(tiny.root / "run/.lock", timeout=0):

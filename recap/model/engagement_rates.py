@@ -108,6 +108,11 @@ class EngagementRates(nn.Module):
         self.examples += len(labels)
         self.positives += labels.sum(0, dtype=torch.float64)
 
+    def counted(self) -> list[Tensor]:
+        """Everything that was counted: sums, which may be added up over ranks in place."""
+        counts = [self.counts.get_buffer(module_key(key)) for key in self.keys]
+        return [*counts, self.examples, self.positives]
+
     def forward(self, batch: Batch) -> Tensor:
         """The rates, [B, keys · (T + 1)]: per key the log-odds of each task, then the count."""
         with torch.no_grad():

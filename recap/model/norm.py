@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
+from recap.model.batch_norm import BatchNorm1d
+
 
 @dataclass(frozen=True, kw_only=True)
 class BatchNorm:
@@ -23,7 +25,7 @@ class BatchNorm:
 
     def over(self, num_features: int) -> nn.BatchNorm1d:
         """A batch norm over ``num_features`` columns."""
-        return nn.BatchNorm1d(num_features, affine=self.affine, momentum=self.momentum)
+        return BatchNorm1d(num_features, affine=self.affine, momentum=self.momentum)
 
 
 @dataclass(frozen=True, kw_only=True)

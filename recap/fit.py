@@ -1,0 +1,196 @@
+"""The training loop: one update after another, and what is due between them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Generator
+from contextlib import closing
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
+
+from recap import checkpoint
+from recap.batch import Batch
+from recap.console import Progress
+from recap.data.parquet import ParquetData
+from recap.distributed import Ranks, refuse_failures
+from recap.divergence import LossWindow, refuse_divergence
+from recap.evaluate import Results, evaluate, flat
+from recap.experiment import Experiment
+from recap.optimizer import set_learning_rates
+from recap.parallel import unsynchronised
+from recap.signals import Stopped, stop_signals
+from recap.start import Place
+from recap.tracking import Run
+
+log = logging.getLogger(__name__)
+
+FAILED = 1000  # above every signal's number: a rank could not read its part of a batch
+
+MicroBatches = list[tuple[Batch, int]]  # with the position in the data behind each
+
+
+def fit(experiment: Experiment, run: Run, progress: Progress, at: Place) -> Results:
+    """The training loop, from ``at`` to the last step; returns the last evaluation.
+
+    Raises:
+        Stopped: a signal came to any rank; all have saved the same step.
+        DataError, OtherRankFailed: a rank cannot read its data; all have saved, too.
+        Diverged, CheckpointError: on all ranks.
+    """
+    training, ranker, optimizer = experiment.training, experiment.ranker, experiment.optimizer
+    ranks, window = experiment.ranks, LossWindow(ranker.tasks, at.step, experiment.ranks)
+    results: Results = {}
+    started, rates, norm = at.step, {}, {}
+
+    def due(every: int) -> bool:
+        return at.step >= training.num_train_steps or (at.step > 0 and at.step % every == 0)
+
+    def report(*, at_cadence: bool) -> None:
+        losses = window.close(at.step, rates, experiment.save_dir)
+        told = {**losses, **_named("lr", rates), **_ignored_rows(experiment.train_data)}
+        if at_cadence:
+            told["examples_per_s"] = progress.report(losses["loss"])
+            norm.update(ranker.embedding_norms())
+        run.log(at.step, told | {name: tensor.item() for name, tensor in norm.items()})
+
+    ranker.train()
+    with closing(_batches(experiment, at.position)) as batches, stop_signals() as signals:
+        while True:
+            ranks.at(at.step)
+            # behind the save, and first after a restart: what ends it costs no step and no metric
+            if training.evaluates_at(at.step):
+                with progress.aside():
+                    data = experiment.validation_data
+                    results = evaluate(ranker, data, training, signals, ranks)
+                run.log(at.step, flat(results))
+            if at.step >= training.num_train_steps and not ranks.most(max(signals, default=0)):
+                return results
+            # all of them first: what cannot be read must not leave half an update behind
+            micro_batches, failure = _next(batches, training.micro_batches)
+            if reason := ranks.most(FAILED if failure else max(signals, default=0)):
+                if at.step > started:
+                    if window.is_open:
+                        report(at_cadence=False)
+                    refuse_divergence(optimizer, at.step, experiment.save_dir, ranks)
+                if at.step > started or reason < FAILED:
+                    save(experiment, run, at)
+                    log.info("step %d is saved in %s", at.step, experiment.save_dir)
+                _leave(reason, failure, ranks, at.step)
+            rates = set_learning_rates(optimizer, at.step)
+            _seed(training.seed, at.step, ranks)
+            for batch, at.position in micro_batches:
+                last = at.position == micro_batches[-1][1]
+                with unsynchronised(experiment.parallel, when=not last):
+                    window.add(_backward(experiment, batch))
+            norm = _clip(experiment)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            at.step += 1
+            progress.advance(training.micro_batches * experiment.train_data.global_batch_size)
+
+            log_due, save_due = due(training.train_log_every_n), due(training.checkpoint_every_n)
+            evaluate_due = training.evaluates_at(at.step)
+            if log_due or evaluate_due or save_due:
+                report(at_cadence=log_due)
+            if evaluate_due or save_due:
+                refuse_divergence(optimizer, at.step, experiment.save_dir, ranks)
+            if save_due:
+                with progress.aside():
+                    save(experiment, run, at)
+
+
+def save(experiment: Experiment, run: Run, at: Place) -> None:
+    """Writes the checkpoint of the place, and what was logged before it."""
+    run.flush()  # what is logged up to here will not be logged again after a resume
+    state = checkpoint.training_state(
+        experiment.ranker, experiment.optimizer, step=at.step, position=at.position
+    )
+    keep = experiment.training.checkpoint_max_to_keep
+    with experiment.ranks.together():
+        if experiment.ranks.first:
+            checkpoint.save(experiment.save_dir, step=at.step, state=state, max_to_keep=keep)
+
+
+def _leave(reason: int, failure: Exception | None, ranks: Ranks, step: int) -> None:
+    """Raises on every rank what ends the run."""
+    if reason < FAILED:
+        raise Stopped(reason, step)
+    failures = ranks.gathered(None if failure is None else str(failure))
+    if failure is not None:
+        raise failure
+    refuse_failures(failures)
+
+
+def _batches(experiment: Experiment, position: int) -> Generator[tuple[Batch, int]]:
+    """This rank's part of every batch, without end."""
+    training, ranks = experiment.training, experiment.ranks
+    return experiment.train_data.batches(
+        tasks=experiment.ranker.tasks,
+        inputs=experiment.ranker.input_names,
+        weighted=training.sampling_correction == "weights",
+        shuffle_seed=training.seed,
+        epochs=None,
+        position=position,
+        rank=ranks.rank,
+        world_size=ranks.world_size,
+        pin_memory=training.torch_device.type == "cuda",
+    )
+
+
+def _next(
+    batches: Generator[tuple[Batch, int]], number: int
+) -> tuple[MicroBatches, Exception | None]:
+    """The next batches, or what keeps them from being read: whatever a reader's thread raises."""
+    try:
+        return [next(batches) for _ in range(number)], None
+    except Exception as error:  # to be told to the other ranks, who would wait, and raised then
+        return [], error
+
+
+def _seed(seed: int, step: int, ranks: Ranks) -> None:
+    """Draws of an update follow from these three: no random state outlives a step, or is saved."""
+    sequence = np.random.SeedSequence((seed, step, ranks.rank))
+    torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0] >> 1))
+
+
+def _backward(experiment: Experiment, batch: Batch) -> Tensor:
+    """Adds a batch's gradients; returns [1 + T]: its loss and the loss of each task, detached."""
+    training, ranks = experiment.training, experiment.ranks
+    share = _share(experiment, batch)
+    batch = batch.to(training.torch_device, non_blocking=True)
+    with training.autocast():
+        logits = experiment.parallel(batch)
+    mean: Callable[[Tensor], Tensor] | None = ranks.mean if ranks.world_size > 1 else None
+    total, per_task = experiment.loss(
+        logits, batch.labels, batch.weights, share=share, mean_over_ranks=mean
+    )
+    (total / training.micro_batches).backward()
+    return torch.cat([total.detach().reshape(1), per_task.detach()])
+
+
+def _share(experiment: Experiment, batch: Batch) -> float:
+    """Rows of this rank over the mean of all ranks': 1 unless unreadable rows are left out."""
+    ranks = experiment.ranks
+    if ranks.world_size == 1 or experiment.train_data.ignored is None:
+        return 1.0
+    rows = int(ranks.sum_(torch.tensor(len(batch))))
+    return len(batch) * ranks.world_size / rows if rows else 0.0
+
+
+def _clip(experiment: Experiment) -> dict[str, Tensor]:
+    """Clips the gradients if the config says so; returns their norm before that."""
+    if (limit := experiment.training.gradient_clip_norm) is None:
+        return {}
+    return {"gradient_norm": clip_grad_norm_(experiment.ranker.parameters(), limit)}
+
+
+def _ignored_rows(data: ParquetData) -> dict[str, float]:
+    """How many rows have been left out so far, where the data set allows it."""
+    return {} if data.ignored is None else {"data/ignored_rows": data.ignored.rows}
+
+
+def _named(prefix: str, values: dict[str, float]) -> dict[str, float]:
+    return {f"{prefix}/{name}": value for name, value in values.items()}

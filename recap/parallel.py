@@ -1,0 +1,35 @@
+"""A ranker as all ranks train it together: every rank its part of a batch, one update."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from recap.distributed import Ranks
+
+
+def parallel(ranker: nn.Module, ranks: Ranks, device: torch.device) -> nn.Module:
+    """The module to call in training; its backward leaves the mean gradients of all ranks.
+
+    Alone, or where nothing is trained, it is the ranker itself. Buffers are not sent around: batch
+    norms keep the same statistics on all ranks by themselves, see ``recap.model.batch_norm``.
+    """
+    trained = any(parameter.requires_grad for parameter in ranker.parameters())
+    if ranks.world_size == 1 or not trained:
+        return ranker
+    return DistributedDataParallel(
+        ranker,
+        device_ids=[torch.cuda.current_device()] if device.type == "cuda" else None,
+        broadcast_buffers=False,
+        gradient_as_bucket_view=True,
+    )
+
+
+def unsynchronised(module: nn.Module, *, when: bool) -> AbstractContextManager[None]:
+    """Within it gradients only add up on each rank: for all micro-batches but the last."""
+    if when and isinstance(module, DistributedDataParallel):
+        return module.no_sync()
+    return nullcontext()

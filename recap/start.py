@@ -1,0 +1,80 @@
+"""Where a run starts: at its latest checkpoint, from other weights, or anew."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import closing
+from dataclasses import dataclass
+
+from recap import checkpoint
+from recap.compose import Refused
+from recap.experiment import Experiment
+from recap.warm_start import initial_weights
+from recap.weight_files import WeightFileError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Place:
+    """Where a run stands: all that the loop changes beside the weights and the moments."""
+
+    step: int  # updates done
+    position: int  # rows read by all ranks, see ParquetData.batches
+
+
+def start(experiment: Experiment) -> Place:
+    """Where the run starts; see ``restored``, and what counts the data has counted it."""
+    at = restored(experiment)
+    if at is None:
+        _observe(experiment)
+        return Place(step=0, position=0)
+    if at.step > 0:
+        log.info("continuing %s after step %d", experiment.save_dir, at.step)
+    return at
+
+
+def restored(experiment: Experiment) -> Place | None:
+    """Where the run stands, with its state restored: at its latest checkpoint, or else at step 0.
+
+    The weights of step 0 are those of ``training.initial_checkpoint_dir``; None where there is
+    neither, and the model is as it was built.
+
+    Raises:
+        Refused: a checkpoint that does not fit the model or the optimizer.
+    """
+    training, ranker = experiment.training, experiment.ranker
+    latest = checkpoint.latest(experiment.save_dir)
+    try:
+        if latest is not None:
+            state = checkpoint.load(latest)
+            return Place(*checkpoint.restore_training(state, ranker, experiment.optimizer))
+        if training.initial_checkpoint_dir is None:
+            return None
+        ranker.load_state_dict(initial_weights(training.initial_checkpoint_dir, ranker))
+    except (checkpoint.CheckpointError, WeightFileError) as error:
+        key = "save_dir" if latest is not None else "initial_checkpoint_dir"
+        raise Refused([f"training.{key}={getattr(training, key)}: {error}"]) from error
+    return Place(step=0, position=0)
+
+
+def _observe(experiment: Experiment) -> None:
+    """One pass over the training data for the inputs that count it, each rank its part."""
+    ranks = experiment.ranks
+    if observers := experiment.ranker.observers():
+        batches = experiment.train_data.batches(
+            tasks=tuple(dict.fromkeys(task for layer in observers for task in layer.tasks)),
+            inputs=set().union(*(layer.reads for layer in observers)),
+            shuffle_seed=None,
+            epochs=1,
+            rank=ranks.rank,
+            world_size=ranks.world_size,
+        )
+        with closing(batches):
+            for batch, _ in batches:
+                batch = batch.to(experiment.training.torch_device)
+                for layer in observers:
+                    layer.observe(batch)
+        for layer in observers:
+            for counted in layer.counted():
+                ranks.sum_(counted)
