@@ -11,11 +11,11 @@ position is found without reading what lies before it, which is what makes resum
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import accumulate
+from itertools import chain
 
 import numpy as np
 
@@ -51,20 +51,16 @@ class Block:
         return np.random.default_rng(self.seed).permutation(self.num_rows)
 
 
-class Lane:
-    """One of the equal parts into which the rows of each epoch are cut.
+class Line:
+    """All row groups of a data set as they come in each epoch; its lanes share one.
 
-    Positions count the lane's rows from the first epoch on: position p is row ``p % num_rows`` of
-    epoch ``p // num_rows``.
+    ``num_rows`` counts the rows of an epoch.
     """
 
     def __init__(
         self,
         row_groups: Sequence[Sequence[int]],
         *,
-        index: int,
-        lanes: int,
-        buffer: int,
         seed: int | None,
         file_batch_size: int | None = None,
     ) -> None:
@@ -73,24 +69,62 @@ class Lane:
         ``file_batch_size`` sources, drawn anew each epoch, are mixed before the next ones come;
         None, or no more sources than that: all of them.
         """
-        self._row_groups = [
-            (source, group, rows)
-            for source, groups in enumerate(row_groups)
-            for group, rows in enumerate(groups)
-            if rows
-        ]
-        self._index, self._lanes, self._buffer, self._seed = index, lanes, buffer, seed
-        self._file_batch_size = file_batch_size
-        total = sum(rows for _, _, rows in self._row_groups)
+        groups = np.array([len(rows) for rows in row_groups], np.int64)
+        rows = np.fromiter(chain.from_iterable(row_groups), np.int64, int(groups.sum()))
+        source = np.repeat(np.arange(len(groups)), groups)
+        group = np.arange(len(rows)) - np.repeat(np.cumsum(groups) - groups, groups)
+        held = rows > 0
+        self._rows, self._source, self._group = rows[held], source[held], group[held]
+        self.seed, self._file_batch_size = seed, file_batch_size
+        self.num_rows = int(rows.sum())
+        self._laid_out = lru_cache(maxsize=2)(self._lay_out)
+
+    def pieces(self, epoch: int, first: int, last: int) -> np.ndarray:
+        """The epoch's rows [first, last) as pieces [n, 4] int64: source, row group, start, stop."""
+        order, ends = self._laid_out(epoch)
+        i, j = np.searchsorted(ends, first, "right"), np.searchsorted(ends, last, "left") + 1
+        order, ends = order[i:j], ends[i:j]
+        begins = ends - self._rows[order]
+        start, stop = np.maximum(first, begins) - begins, np.minimum(last, ends) - begins
+        return np.stack([self._source[order], self._group[order], start, stop], axis=1)
+
+    def _lay_out(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """The numbers of all row groups as they come in the epoch, and where each one ends."""
+        order = self._order(epoch)
+        return order, np.cumsum(self._rows[order])
+
+    def _order(self, epoch: int) -> np.ndarray:
+        if self.seed is None:
+            return np.arange(len(self._rows))
+        random = np.random.default_rng((self.seed, epoch))
+        order = random.permutation(len(self._rows))
+        if self._file_batch_size is None:
+            return order
+        sources, source_of = np.unique(self._source, return_inverse=True)
+        batch_of = random.permutation(len(sources)) // self._file_batch_size
+        return order[np.argsort(batch_of[source_of][order], kind="stable")]
+
+
+class Lane:
+    """One of the equal parts into which the rows of each epoch are cut.
+
+    Positions count the lane's rows from the first epoch on: position p is row ``p % num_rows`` of
+    epoch ``p // num_rows``.
+    """
+
+    def __init__(self, line: Line, *, index: int, lanes: int, buffer: int) -> None:
+        self._line, self._index, self._lanes, self._buffer = line, index, lanes, buffer
+        total = line.num_rows
         self._first, self._last = total * index // lanes, total * (index + 1) // lanes
         self.num_rows = self._last - self._first
-        self._blocks_of = lru_cache(maxsize=2)(self._cut_blocks)
+        self._cuts_of = lru_cache(maxsize=2)(self._cut)
+        self._block = lru_cache(maxsize=16)(self._make_block)
 
     def block_at(self, position: int) -> Block:
         """The block that holds ``position``."""
         epoch, row = divmod(position, self.num_rows)
-        starts, blocks = self._blocks_of(epoch)
-        return blocks[bisect_right(starts, row) - 1]
+        _, _, starts = self._cuts_of(epoch)
+        return self._block(epoch, bisect_right(starts, row) - 1)
 
     def spans(self, start: int, stop: int) -> Iterator[tuple[Block, int, int]]:
         """(block, from, to) for the positions [start, stop): ranges of each block's permutation."""
@@ -101,39 +135,22 @@ class Lane:
             yield block, begin, end
             start += end - begin
 
-    def _cut_blocks(self, epoch: int) -> tuple[list[int], list[Block]]:
-        line = [self._row_groups[i] for i in self._order(epoch)]
-        ends = list(accumulate(rows for _, _, rows in line))
-        pieces = []
-        for (source, group, rows), end in zip(line, ends, strict=True):
-            begin = end - rows
-            start, stop = max(self._first, begin) - begin, min(self._last, end) - begin
-            if start < stop:
-                pieces.append(Piece(source, group, start, stop))
-        blocks: list[Block] = []
-        starts: list[int] = []
-        waiting: list[Piece] = []
-        done = held = 0
-        for number, piece in enumerate(pieces, start=1):
-            waiting.append(piece)
-            held += piece.stop - piece.start
-            if held >= self._buffer or number == len(pieces):
-                seed = None
-                if self._seed is not None:
-                    seed = (self._seed, epoch, self._index, self._lanes, len(blocks))
-                blocks.append(Block(epoch, done, tuple(waiting), seed))
-                starts.append(done)
-                done, held, waiting = done + held, 0, []
-        return starts, blocks
+    def _cut(self, epoch: int) -> tuple[np.ndarray, list[int], list[int]]:
+        """The lane's pieces; of each block, its first piece and its first row, and their ends."""
+        pieces = self._line.pieces(epoch, self._first, self._last)
+        ends = np.cumsum(pieces[:, 3] - pieces[:, 2]).tolist()
+        cuts, starts = [0], [0]
+        while cuts[-1] < len(ends):
+            # a block is closed by the piece that fills it, the last one by the last piece
+            last = min(bisect_left(ends, starts[-1] + self._buffer, cuts[-1]), len(ends) - 1)
+            cuts.append(last + 1)
+            starts.append(ends[last])
+        return pieces, cuts, starts[:-1]
 
-    def _order(self, epoch: int) -> np.ndarray:
-        """The numbers of all row groups, as they come in the epoch."""
-        if self._seed is None:
-            return np.arange(len(self._row_groups))
-        random = np.random.default_rng((self._seed, epoch))
-        order = random.permutation(len(self._row_groups))
-        if self._file_batch_size is None:
-            return order
-        sources, source_of = np.unique([s for s, _, _ in self._row_groups], return_inverse=True)
-        batch_of = random.permutation(len(sources)) // self._file_batch_size
-        return order[np.argsort(batch_of[source_of][order], kind="stable")]
+    def _make_block(self, epoch: int, number: int) -> Block:
+        pieces, cuts, starts = self._cuts_of(epoch)
+        seed = self._line.seed
+        if seed is not None:
+            seed = (seed, epoch, self._index, self._lanes, number)
+        held = pieces[cuts[number] : cuts[number + 1]].tolist()
+        return Block(epoch, starts[number], tuple(Piece(*piece) for piece in held), seed)

@@ -15,7 +15,7 @@ from recap.batch import Bag, Batch
 from recap.data.cache import RowGroupCache
 from recap.data.files import DataError, ParquetSource
 from recap.data.ignored import Ignored, RowGroupError
-from recap.data.order import Block, Lane
+from recap.data.order import Block, Lane, Line
 from recap.data.preprocess import Steps
 from recap.data.row_groups import RowGroups, Weigh
 from recap.data.rows import BFLOAT16, Rows
@@ -82,17 +82,12 @@ class Stream:
         self._shared = world_size > 1 and not steps.need_whole_batches
         if steps.need_whole_batches:
             mine, self._part = range(rows), (rank, world_size)
+        row_groups = [source.row_group_rows for source in sources]
+        line = Line(row_groups, seed=seed, file_batch_size=file_batch_size)
         for index in range(lanes):
             first, last = rows * index // lanes, rows * (index + 1) // lanes
             start, stop = max(first, mine.start) - first, min(last, mine.stop) - first
-            lane = Lane(
-                [source.row_group_rows for source in sources],
-                index=index,
-                lanes=lanes,
-                buffer=buffer,
-                seed=seed,
-                file_batch_size=file_batch_size,
-            )
+            lane = Lane(line, index=index, lanes=lanes, buffer=buffer)
             if start < stop and lane.num_rows:
                 self._shares.append((lane, last - first, start, stop))
             self._ends.append((last - first, inf if epochs is None else epochs * lane.num_rows))

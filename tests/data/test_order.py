@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recap.data.order import Lane
+from recap.data.order import Lane, Line
 
 # two files: the first with row groups of 4 and 3 rows, the second with one of 5
 ROW_GROUPS = [[4, 3], [5]]
@@ -32,14 +32,8 @@ def lane_of(
     seed: int | None = 7,
     file_batch_size: int | None = None,
 ) -> Lane:
-    return Lane(
-        row_groups,
-        index=index,
-        lanes=lanes,
-        buffer=buffer,
-        seed=seed,
-        file_batch_size=file_batch_size,
-    )
+    line = Line(row_groups, seed=seed, file_batch_size=file_batch_size)
+    return Lane(line, index=index, lanes=lanes, buffer=buffer)
 
 
 def test_without_a_seed_rows_come_as_they_lie_in_the_files():
