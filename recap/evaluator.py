@@ -1,14 +1,13 @@
 """``python -m recap.evaluate``: the metrics of a run's checkpoint, or of each one as it appears.
 
 It reads the run's folder and adds to the run's record, and leaves the rest of both as they are: it
-may work beside the process that trains.
+may work beside the processes that train, on ranks of its own.
 """
 
 from __future__ import annotations
 
 import logging
 import re
-import signal
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,10 +20,11 @@ from omegaconf import DictConfig, OmegaConf
 from recap import checkpoint
 from recap.binding import any_at
 from recap.compose import Refused, hydra_command
+from recap.connected import connected, told_plainly
 from recap.console import metrics_table
-from recap.data.files import DataError
+from recap.distributed import Ranks
 from recap.evaluate import Results, evaluate, flat, shown
-from recap.experiment import Parts, assemble, told_once
+from recap.experiment import Parts, assemble, refuse_together
 
 log = logging.getLogger(__name__)
 
@@ -71,22 +71,46 @@ def evaluate_run(cfg: DictConfig, overrides: Sequence[str] = ()) -> Results:
     """
     if OmegaConf.is_missing(cfg, "run"):
         raise Refused(["run: missing; name the folder of a run, run=runs/…"])
+    with connected(cfg) as ranks:
+        return _evaluate_run(cfg, overrides, ranks)
+
+
+def _evaluate_run(cfg: DictConfig, overrides: Sequence[str], ranks: Ranks) -> Results:
     parts = assemble(OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key not in OWN_KEYS]))
     faults = [*_faults(cfg), *(f for f in parts.faults if not any_at([f], *ASIDE))]
-    if faults or parts.ranker is None:
-        raise Refused(told_once(faults or parts.faults))
+    if parts.ranker is None:
+        faults = faults or parts.faults
+    refuse_together(faults, ranks)
     assert parts.training is not None
     parts.optimizer = None  # its moments need not take room
     torch.backends.cuda.matmul.allow_tf32 = parts.training.tf32
     run_dir = Path(cfg.run).absolute()
     results: Results = {}
-    for step, folder in _checkpoints(run_dir, cfg.checkpoint, cfg.follow, parts):
-        if (measured := _measured(folder, parts)) is None:
+    checkpoints = _checkpoints(run_dir, cfg.checkpoint, cfg.follow, parts)
+    for step, folder in _everywhere(checkpoints, ranks):
+        if (measured := _measured(folder, parts, ranks)) is None:
             continue
         results = measured
         log.info("\n%s, step %d\n\n%s\n", run_dir, step, metrics_table(shown(results)))
-        _record(run_dir, step, results, parts, overrides)
+        with ranks.together():
+            if ranks.first:
+                _record(run_dir, step, results, parts, overrides)
     return results
+
+
+def _everywhere(
+    checkpoints: Iterator[tuple[int, Path] | None], ranks: Ranks
+) -> Iterator[tuple[int, Path]]:
+    """What rank 0 finds, on all ranks; None is a sign that it is still looking."""
+    there = True
+    while there:
+        found = None
+        with ranks.together():
+            if ranks.first:
+                there, found = next(((True, found) for found in checkpoints), (False, None))
+        there, found = ranks.told((there, found))
+        if found is not None:
+            yield found
 
 
 OWN_KEYS = ("run", "checkpoint", "follow")
@@ -109,8 +133,8 @@ def _faults(cfg: DictConfig) -> Iterator[str]:
 
 def _checkpoints(
     run_dir: Path, named: str | int, follow: bool, parts: Parts
-) -> Iterator[tuple[int, Path]]:
-    """Each checkpoint to evaluate with its step, as it is needed or appears."""
+) -> Iterator[tuple[int, Path] | None]:
+    """Each checkpoint to evaluate with its step, as it appears; None while none does."""
     assert parts.training is not None
     there = checkpoint.by_step(run_dir)
     first = max(there, default=0) if isinstance(named, str) else named
@@ -132,24 +156,29 @@ def _checkpoints(
             )
         else:
             time.sleep(POLL_S)
+            yield None
 
 
-def _measured(folder: Path, parts: Parts) -> Results | None:
+def _measured(folder: Path, parts: Parts, ranks: Ranks) -> Results | None:
     """The metrics of a checkpoint; None if it was pruned before it was read."""
     assert parts.ranker is not None
     assert parts.training is not None
-    try:
-        weights = checkpoint.load(folder)["model"]
-    except checkpoint.CheckpointError:
-        if folder.exists():
-            raise
-        log.info("%s was removed before it could be read", folder)
+    weights = None
+    with ranks.together():
+        try:
+            weights = checkpoint.load(folder)["model"]
+        except checkpoint.CheckpointError:
+            if folder.exists():
+                raise
+            log.info("%s was removed before it could be read", folder)
+    if ranks.most(int(weights is None)):
         return None
+    assert weights is not None
     try:
         checkpoint.restore_model(weights, parts.ranker)
     except checkpoint.CheckpointError as error:
         raise Refused([f"{folder}: {error}"]) from error
-    return evaluate(parts.ranker, parts.validation_data, parts.training)
+    return evaluate(parts.ranker, parts.validation_data, parts.training, ranks=ranks)
 
 
 def _record(
@@ -177,10 +206,5 @@ def _record(
 @hydra_command("evaluate")
 def main(cfg: DictConfig) -> None:
     """The command; see ``evaluate_run``. What a user can mend is printed without a trace."""
-    try:
+    with told_plainly():
         evaluate_run(cfg, list(HydraConfig.get().overrides.task))
-    except (DataError, checkpoint.CheckpointError, ConnectionError) as error:
-        raise CompactHydraException(str(error)) from error
-    except KeyboardInterrupt:
-        log.info("stopped")
-        raise SystemExit(128 + signal.SIGINT) from None

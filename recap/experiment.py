@@ -71,16 +71,7 @@ class Parts:
         Raises:
             Refused: there are faults, on any of them.
         """
-        faults = told_once(told_at_origin(self.faults, self.origins))
-        everywhere = ranks.gathered(faults)
-        faults = everywhere[0] + [
-            f"rank {rank}: {fault}"
-            for rank, theirs in enumerate(everywhere)
-            for fault in theirs
-            if fault not in everywhere[0]
-        ]
-        if faults:
-            raise Refused(faults)
+        refuse_together(told_at_origin(self.faults, self.origins), ranks)
         assert self.training is not None
         assert self.ranker is not None
         assert self.optimizer is not None
@@ -122,6 +113,23 @@ def told_once(faults: Sequence[str]) -> list[str]:
         for fault in dict.fromkeys(faults)
         if re.sub(r"^validation_data\.[^.:=]+", "", fault) not in of_train
     ]
+
+
+def refuse_together(faults: Sequence[str], ranks: Ranks) -> None:
+    """All ranks stop where one of them has a fault: first those of rank 0, then what is theirs.
+
+    Raises:
+        Refused: there are faults, on any of them.
+    """
+    first, *others = ranks.gathered(told_once(faults))
+    theirs = [
+        f"rank {rank}: {fault}"
+        for rank, found in enumerate(others, start=1)
+        for fault in found
+        if fault not in first
+    ]
+    if first or theirs:
+        raise Refused(first + theirs)
 
 
 def assemble(cfg: DictConfig) -> Parts:

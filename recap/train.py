@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import logging
-import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,20 +16,17 @@ from pathlib import Path
 import torch
 from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import CompactHydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from recap.checkpoint import CheckpointError
 from recap.compose import Refused, hydra_command
-from recap.console import Progress, metrics_table, speak_as
-from recap.data.files import DataError
-from recap.distributed import OtherRankFailed, Ranks, joined, launched
+from recap.connected import connected, told_plainly
+from recap.console import Progress, metrics_table
+from recap.distributed import Ranks
 from recap.evaluate import objective, shown, undefined
 from recap.experiment import Experiment, prepare
 from recap.fit import fit
 from recap.run_config import write_config
-from recap.signals import Stopped
 from recap.start import start
 from recap.tracking.provenance import without_passwords
 
@@ -51,23 +47,6 @@ def train(cfg: DictConfig) -> float | None:
         experiment = prepare(cfg, ranks)
         with _alone_in(experiment.save_dir, ranks):
             return _train(experiment, cfg)
-
-
-@contextmanager
-def connected(cfg: DictConfig) -> Iterator[Ranks]:
-    """The processes that were started for this run, before anything of the config is checked."""
-
-    def given(key: str, kind: type | tuple[type, ...], default: object) -> object:
-        value = OmegaConf.select(cfg, f"training.{key}")
-        return value if isinstance(value, kind) else default
-
-    with joined(
-        meeting=Path(str(given("save_dir", str, "."))).absolute(),
-        timeout_s=float(str(given("rank_timeout_in_s", (int, float), 600))),
-        device=str(given("device", str, "")),
-    ) as ranks:
-        speak_as(ranks.rank)
-        yield ranks
 
 
 def _train(experiment: Experiment, cfg: DictConfig) -> float | None:
@@ -165,20 +144,8 @@ def _sweep_dir() -> Path | None:
 @hydra_command("train")
 def main(cfg: DictConfig) -> float | None:
     """The command; see ``train``. What a user can mend is printed without a trace, by rank 0."""
-    try:
+    with told_plainly(at_once="stopped at once; only what a checkpoint holds is kept"):
         return train(cfg)
-    except (CompactHydraException, OtherRankFailed) as error:
-        if launched().rank > 0:  # rank 0 says it
-            raise SystemExit(1) from None
-        raise CompactHydraException(str(error)) from error
-    except (DataError, CheckpointError, ConnectionError) as error:
-        raise CompactHydraException(str(error)) from error
-    except Stopped as stopped:
-        log.info("%s", stopped)
-        raise SystemExit(stopped.exit_code) from None
-    except KeyboardInterrupt:
-        log.info("stopped at once; only what a checkpoint holds is kept")
-        raise SystemExit(128 + signal.SIGINT) from None
 
 
 if __name__ == "__main__":

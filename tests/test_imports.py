@@ -15,7 +15,7 @@ SERVICES = {"distributed", "checkpoint", "weight_files", "tracking", "console", 
 # the command line: what verbs are made with
 COMPOSITION = {"compose", "choices", "templates", "run_config", "binding", "nodes", "references"}
 VERBS = {"train", "warm_start", "evaluate", "check", "experiment", "joining", "sweep", "divergence"}
-VERBS |= {"fit", "start", "parallel"}  # how train works
+VERBS |= {"fit", "start", "parallel", "connected"}  # how train works
 VERBS |= {"evaluator"}  # the command of evaluate
 VERBS |= {"report", "footprint", "plot"}  # what check says
 VERBS |= {"convert_config", "original"}
