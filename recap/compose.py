@@ -7,8 +7,10 @@ and what cannot be meant is refused with the nearest right name.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,8 +21,10 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import IConfigRepository
 from hydra._internal.defaults_list import create_defaults_list
 from hydra.core.default_element import ResultDefault
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import CompactHydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from recap.choices import set_aside
@@ -33,6 +37,8 @@ _HERE = Path(__file__).resolve().parent
 CONF = _HERE / "conf" if (_HERE / "conf").is_dir() else _HERE.parent / "conf"
 SECTIONS = ("training", "model", "train_data", "validation_data", "optimizer", "tracking")
 TEMPLATES = ("task", "schedule")
+LAUNCHERS = "hydra_plugins.recap_plugins.launcher."  # where recap's own are
+_LAUNCHER = re.compile(r"^([+~]*)launcher\.")  # on the command line, for hydra.launcher.
 
 
 class Refused(CompactHydraException, ValueError):
@@ -43,9 +49,57 @@ class Refused(CompactHydraException, ValueError):
         self.faults = faults
 
 
-def hydra_command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], Any]]:
-    """Decorator: a function of the config composed from ``<config_name>.yaml`` is a command."""
-    return hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)
+def hydra_command(
+    config_name: str,
+    *,
+    check: Callable[[DictConfig], list[str]] | None = None,
+    queued: bool = True,
+) -> Callable[[Callable[[DictConfig], Any]], Callable[..., Any]]:
+    """Decorator: a function of the config composed from ``<config_name>.yaml`` is a command.
+
+    With hydra/launcher=slurm or submitit_local it is queued as a job, also without -m.
+
+    Args:
+        config_name: the primary config.
+        check: what is wrong with a config, told before a job is queued.
+        queued: false for a command that runs where it is typed, whatever the launcher.
+    """
+
+    def command(function: Callable[[DictConfig], Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def here_or_queued(cfg: DictConfig) -> Any:
+            hydra_node: Any = HydraConfig.get()
+            launcher = str(hydra_node.launcher._target_)
+            sweep = hydra_node.mode == RunMode.MULTIRUN  # where Hydra asks the launcher itself
+            if sweep or not queued or not launcher.startswith(LAUNCHERS):
+                return function(cfg)
+            from recap.launching import launch_one  # composes nothing, and costs start-up time
+
+            return launch_one(here_or_queued, hydra_node._get_parent())
+
+        setattr(here_or_queued, "check", check)
+        composed = hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)
+        from_command_line = composed(here_or_queued)
+
+        @functools.wraps(function)
+        def main() -> Any:
+            sys.argv = _with_preview(sys.argv)
+            return from_command_line()
+
+        setattr(main, "runs", function)  # what a job runs, see recap.frozen
+        return main
+
+    return command
+
+
+def _with_preview(argv: Sequence[str]) -> list[str]:
+    """The command line with --preview as the override that it stands for."""
+    rest = [argument for argument in argv if argument != "--preview"]
+    if len(rest) < len(argv):
+        overrides = [i for i, a in enumerate(rest) if i > 0 and "=" in a and not a.startswith("-")]
+        # beside another one: argparse takes no override behind an option that follows overrides
+        rest.insert(overrides[0] if overrides else len(rest), "launcher.preview=true")
+    return rest
 
 
 def compose(*overrides: str, config_name: str = "train") -> DictConfig:
@@ -66,6 +120,7 @@ class Composer(ConfigLoaderImpl):
     _swept: list[str] | None = None  # what tells a sweep's job from the others
 
     def _load_configuration_impl(self, config_name, overrides, *args, **kwargs) -> DictConfig:
+        overrides = [_LAUNCHER.sub(r"\1hydra.launcher.", override) for override in overrides]
         no_choices = [override for override in overrides if self._is_no_choice(override)]
         faults = [f"{override}: {self._choose(override)}" for override in no_choices]
         overrides = [override for override in overrides if override not in no_choices]
@@ -178,6 +233,8 @@ class Composer(ConfigLoaderImpl):
             return text
         if match := re.search(r"Could not override '([^']+)'", text):
             key = getattr(error.__cause__, "full_key", None) or match[1]
+            if key.startswith("hydra.launcher."):
+                return self._explain_launcher(key.removeprefix("hydra."))
             if self._asked and key in self._groups():
                 return f"{key}: the run's choice stands; its values are overridden one by one"
             if "/" in key:
@@ -193,6 +250,12 @@ class Composer(ConfigLoaderImpl):
             return f"{group}={choice}: there is no such choice; {nearest(choice, choices)}"
         cause = f": {error.__cause__}" if error.__cause__ is not None else ""
         return text + cause
+
+    def _explain_launcher(self, key: str) -> str:
+        launcher = self._composed.hydra.launcher
+        if not str(launcher.get("_target_")).startswith(LAUNCHERS):
+            return f"{key}: no launcher that takes it is chosen; hydra/launcher=slurm is one"
+        return f"{key}: there is no such key; {nearest(key, _dotted_keys(launcher, 'launcher.'))}"
 
     def _is_no_choice(self, override: str) -> bool:
         """Whether a group is given null or a number, which Hydra answers with a trace."""

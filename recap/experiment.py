@@ -105,6 +105,15 @@ def prepare(cfg: DictConfig, ranks: Ranks = ALONE) -> Experiment:
     return assemble(cfg).experiment(ranks)
 
 
+def faults(cfg: DictConfig) -> list[str]:
+    """What is wrong with ``cfg``, as far as a machine can tell that may have other devices."""
+    cfg = cfg.copy()
+    if isinstance(cfg.get("training"), DictConfig) and "device" in cfg.training:
+        cfg.training.device = "cpu"
+    parts = assemble(cfg)
+    return told_once(told_at_origin(parts.faults, parts.origins))
+
+
 def told_once(faults: Sequence[str]) -> list[str]:
     """``faults``, each once: also what partitions only repeat, as they refer to train_data."""
     of_train = {f.removeprefix("train_data") for f in faults if f.startswith("train_data")}

@@ -24,7 +24,7 @@ from recap.connected import connected, told_plainly
 from recap.console import Progress, metrics_table
 from recap.distributed import Ranks
 from recap.evaluate import objective, shown, undefined
-from recap.experiment import Experiment, prepare
+from recap.experiment import Experiment, faults, prepare
 from recap.fit import fit
 from recap.run_config import write_config
 from recap.start import start
@@ -141,7 +141,7 @@ def _sweep_dir() -> Path | None:
     return Path(HydraConfig.get().sweep.dir).absolute()
 
 
-@hydra_command("train")
+@hydra_command("train", check=faults)
 def main(cfg: DictConfig) -> float | None:
     """The command; see ``train``. What a user can mend is printed without a trace, by rank 0."""
     with told_plainly(at_once="stopped at once; only what a checkpoint holds is kept"):

@@ -1,0 +1,127 @@
+"""A job's config as it was composed when the job was submitted, and the run of it later.
+
+Nothing is composed again where the job runs, so YAML files may be edited in the meantime.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from hydra import version
+from hydra._internal.callbacks import Callbacks
+from hydra.conf import HydraConf
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.singleton import Singleton
+from hydra.core.utils import JobRuntime, run_job, setup_globals
+from hydra.types import HydraContext, RunMode
+from omegaconf import Container, DictConfig, OmegaConf, flag_override, open_dict
+
+from recap.launcher.ends import recorded
+from recap.launcher.submission import read_submission
+
+log = logging.getLogger(__name__)
+
+
+def freeze(config: DictConfig, path: Path) -> None:
+    """Keeps a composed config, Hydra's own node included, for ``thawed``; only its user reads it.
+
+    References stay, since a run keeps them in its config.yaml; only times are settled: every rank
+    would read another clock.
+    """
+    config = config.copy()
+    with flag_override(config, ["struct", "readonly"], [False, False]):
+        for node, key in list(_clock_readings(config)):
+            node[key] = node[key]
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:  # it may hold the password of a tracking server
+        file.write(OmegaConf.to_yaml(config))
+
+
+def thawed(path: Path) -> DictConfig:
+    """The config that ``freeze`` kept."""
+    config = OmegaConf.create({"hydra": OmegaConf.structured(HydraConf)})
+    OmegaConf.set_struct(config.hydra, False)  # Hydra's own groups add to it, too
+    config.merge_with(OmegaConf.load(path))
+    OmegaConf.set_struct(config.hydra, None)
+    OmegaConf.set_struct(config, True)
+    return config
+
+
+def run(folder: str, index: int) -> Any:
+    """Runs a job of a submission on this rank, as Hydra runs one at home; returns what it returns.
+
+    Called by submitit, on every rank. What the command raises is raised, so that the process ends
+    with a traceback and an exit code that SLURM sees.
+    """
+    import submitit
+
+    listen_no_longer()
+    submission = read_submission(Path(folder))
+    rank = submitit.JobEnvironment()
+    with recorded(submission.end_file(rank.job_id, rank.global_rank)) as returned:
+        os.chdir(submission.cwd)
+        sys.argv = list(submission.argv)  # a run records the command that it was started by
+        module = importlib.import_module(submission.module)
+        print(
+            f"job {rank.job_id}, rank {rank.global_rank} of {rank.num_tasks} on {rank.hostname}: "
+            f"{submission.config_file(index)}, code of {Path(__file__).resolve().parent}",
+            flush=True,
+        )
+        command = getattr(module, submission.function)
+        returned[0] = _run(thawed(submission.config_file(index)), command.runs)
+    return returned[0]
+
+
+def listen_no_longer() -> None:
+    """Takes submitit's signal handlers away: they requeue on rank 0 only, without saving.
+
+    Until the run listens for signals itself, USR2 is ignored; there is nothing to save yet.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGCONT, signal.SIG_DFL)
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+
+
+def _run(config: DictConfig, function: Any) -> Any:
+    version.setbase(str(config.hydra.runtime.version_base))
+    setup_globals()
+    JobRuntime.instance().set("name", config.hydra.job.name)
+    sweep = config.hydra.mode == RunMode.MULTIRUN
+    try:
+        done = run_job(
+            # nothing composes here, so that there is no loader
+            hydra_context=HydraContext(config_loader=None, callbacks=Callbacks(config)),  # type: ignore[arg-type]
+            task_function=function,
+            config=config,
+            job_dir_key="hydra.sweep.dir" if sweep else "hydra.run.dir",
+            job_subdir_key="hydra.sweep.subdir" if sweep else None,
+        )
+        return done.return_value
+    finally:
+        Singleton.instance(HydraConfig).cfg = None
+
+
+def _clock_readings(node: Container) -> Iterator[tuple[Any, Any]]:
+    """The places of a config whose values refer to the clock."""
+    keys = range(len(node)) if OmegaConf.is_list(node) else list(node)
+    for key in keys:
+        inner = node._get_node(key)
+        if isinstance(inner, Container) and not (inner._is_none() or inner._is_interpolation()):
+            yield from _clock_readings(inner)
+        elif "${now:" in str(inner._value() if inner is not None else ""):
+            yield node, key
+
+
+def with_job_number(config: DictConfig, number: int) -> DictConfig:
+    """The config of a sweep's job with its place in the sweep, as Hydra's own launcher gives it."""
+    with open_dict(config):
+        config.hydra.job.id = str(number)
+        config.hydra.job.num = number
+    return config
