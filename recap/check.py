@@ -217,7 +217,7 @@ class SweepCheck(Callback):
         raise SystemExit(1 if any(outcomes.values()) else 0)
 
 
-@hydra_command("check")
+@hydra_command("check", queued=False)
 def main(cfg: DictConfig) -> None:
     """The command; see ``check``. What a user can mend is printed without a trace."""
     experiment, text = check(cfg)

@@ -17,20 +17,24 @@ from typing import Any
 
 import hydra
 from hydra._internal import hydra as hydra_internals
+from hydra._internal.callbacks import Callbacks
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import IConfigRepository
 from hydra._internal.defaults_list import create_defaults_list
 from hydra.core.default_element import ResultDefault
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
 from hydra.errors import CompactHydraException
-from hydra.types import RunMode
+from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from recap.choices import set_aside
 from recap.nearest import nearest
 from recap.run_config import read_config
-from recap.templates import SCHEDULE, fill_templates
+from recap.templates import fill_templates
+from recap.without_effect import overrides_without_effect, schedule_faults
 
 _HERE = Path(__file__).resolve().parent
 # an installed wheel holds the YAML files inside the package, a checkout beside it
@@ -52,7 +56,7 @@ class Refused(CompactHydraException, ValueError):
 def hydra_command(
     config_name: str,
     *,
-    check: Callable[[DictConfig], list[str]] | None = None,
+    check: Callable[[DictConfig, int], list[str]] | None = None,
     queued: bool = True,
 ) -> Callable[[Callable[[DictConfig], Any]], Callable[..., Any]]:
     """Decorator: a function of the config composed from ``<config_name>.yaml`` is a command.
@@ -61,7 +65,7 @@ def hydra_command(
 
     Args:
         config_name: the primary config.
-        check: what is wrong with a config, told before a job is queued.
+        check: what is wrong with a config for so many ranks, told before a job is queued.
         queued: false for a command that runs where it is typed, whatever the launcher.
     """
 
@@ -73,9 +77,12 @@ def hydra_command(
             sweep = hydra_node.mode == RunMode.MULTIRUN  # where Hydra asks the launcher itself
             if sweep or not queued or not launcher.startswith(LAUNCHERS):
                 return function(cfg)
-            from recap.launching import launch_one  # composes nothing, and costs start-up time
-
-            return launch_one(here_or_queued, hydra_node._get_parent())
+            queue: Any = Plugins.instance().instantiate_launcher(
+                hydra_context=HydraContext(GlobalHydra.instance().config_loader(), Callbacks()),
+                task_function=here_or_queued,
+                config=hydra_node._get_parent(),  # the whole config, Hydra's part included
+            )
+            return queue.launch_one()
 
         setattr(here_or_queued, "check", check)
         composed = hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)
@@ -138,7 +145,7 @@ class Composer(ConfigLoaderImpl):
                 overrides = rest
         with open_dict(cfg):
             fill_templates(cfg)
-        faults += self._unread(cfg, config_name) + _without_effect(cfg, overrides)
+        faults += self._unread(cfg, config_name) + overrides_without_effect(cfg, overrides)
         if faults:
             raise Refused(faults)
         with open_dict(cfg):
@@ -224,7 +231,7 @@ class Composer(ConfigLoaderImpl):
                 faults.append(f"{name}: nothing reads this section; {nearest(name, known)}")
         if "schedule" in cfg:
             plain: Any = OmegaConf.to_container(cfg.schedule, resolve=False)
-            faults += _schedule_faults(plain)
+            faults += schedule_faults(plain)
         return faults
 
     def _explain(self, error: CompactHydraException) -> str:
@@ -314,50 +321,6 @@ def _is_about(override: str, error: Exception) -> bool:
 def _referred_sections(cfg: DictConfig) -> frozenset[str]:
     plain = OmegaConf.to_container(cfg, resolve=False)
     return frozenset(re.findall(r"\$\{(\w+)[.}\[]", str(plain)))
-
-
-def _schedule_faults(schedule: dict[str, Any]) -> list[str]:
-    """What of the section is not read or is not what templates are."""
-    keys = ["curve", *SCHEDULE]
-    faults = []
-    for key in schedule:
-        if key not in keys:
-            faults.append(f"schedule.{key}: nothing reads this key; {nearest(key, keys)}")
-    if not isinstance(curve := schedule.get("curve"), dict):
-        faults.append(
-            f"schedule.curve={curve}: must be a mapping, {{_target_: …}}; for the same rate at "
-            "every step schedule=constant schedule.curve.learning_rate=…"
-        )
-    for key, name in (("towers", "task"), ("tables", "table")):
-        if not isinstance(rows := schedule[key], dict):
-            faults.append(
-                f"schedule.{key}={rows}: must be a mapping, {name} → numbers of its curve"
-            )
-    if not isinstance(single := schedule["single_task"], bool):
-        faults.append(f"schedule.single_task={single}: must be true or false")
-    return faults
-
-
-def _without_effect(cfg: DictConfig, overrides: Sequence[str]) -> list[str]:
-    """The overrides that take something out which is still there, or set what no row takes."""
-    faults = []
-    raw = str(OmegaConf.to_container(cfg, resolve=False))
-    for override in overrides:
-        key = override.removeprefix("~").split("=")[0]
-        if key.startswith("schedule.curve.") and f"${{{key}}}" not in raw:
-            faults.append(
-                f"{key}: no rate takes it, every tower and the backbone state their own; "
-                "write schedule.towers.<task>… or schedule.backbone…"
-            )
-        if not OmegaConf.select(cfg, key):
-            continue
-        if override.startswith("~") and "." not in key:
-            faults.append(f"~{key}: the experiment states values of it; choose with {key}=…")
-        elif override.startswith("~"):
-            faults.append(f"~{key}: its template brings this value back; write {key}=null")
-        elif override == f"{key}={{}}":
-            faults.append(f"{override} takes nothing out; write ~{key}.<entry> for each entry")
-    return faults
 
 
 def _dotted_keys(node: Any, prefix: str = "") -> list[str]:

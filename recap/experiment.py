@@ -105,12 +105,12 @@ def prepare(cfg: DictConfig, ranks: Ranks = ALONE) -> Experiment:
     return assemble(cfg).experiment(ranks)
 
 
-def faults(cfg: DictConfig) -> list[str]:
-    """What is wrong with ``cfg``, as far as a machine can tell that may have other devices."""
+def faults(cfg: DictConfig, num_ranks: int) -> list[str]:
+    """What is wrong with ``cfg``, for a run of so many ranks on machines with other devices."""
     cfg = cfg.copy()
     if isinstance(cfg.get("training"), DictConfig) and "device" in cfg.training:
         cfg.training.device = "cpu"
-    parts = assemble(cfg)
+    parts = assemble(cfg, num_ranks)
     return told_once(told_at_origin(parts.faults, parts.origins))
 
 
@@ -141,12 +141,13 @@ def refuse_together(faults: Sequence[str], ranks: Ranks) -> None:
         raise Refused(first + theirs)
 
 
-def assemble(cfg: DictConfig) -> Parts:
+def assemble(cfg: DictConfig, num_ranks: int | None = None) -> Parts:
     """The parts that ``cfg`` describes, as far as they can be made, and all its faults.
 
     A fault is anything that would stop the run later: unknown, missing and ill-typed keys, values
     out of range, sections that do not fit each other by task name, files that are missing, damaged
-    or lack what the schema names, a folder that cannot be written.
+    or lack what the schema names, a folder that cannot be written. ``num_ranks`` is for a run that
+    others will start; None is for the processes that were.
     """
     try:
         plain = resolved(cfg)
@@ -161,7 +162,7 @@ def assemble(cfg: DictConfig) -> Parts:
         return Parts(faults + shapes, origins)
     sections = _sections(plain, faults)
     faults += joining_faults(plain, sections)
-    faults += rank_faults(sections, launched().world_size)
+    faults += rank_faults(sections, num_ranks or launched().world_size)
     parts = Parts(
         faults,
         origins,

@@ -119,9 +119,8 @@ def _clock_readings(node: Container) -> Iterator[tuple[Any, Any]]:
             yield node, key
 
 
-def with_job_number(config: DictConfig, number: int) -> DictConfig:
-    """The config of a sweep's job with its place in the sweep, as Hydra's own launcher gives it."""
+def number(config: DictConfig, place: int) -> None:
+    """Writes a job's place in the sweep into its config, as Hydra's own launcher does."""
     with open_dict(config):
-        config.hydra.job.id = str(number)
-        config.hydra.job.num = number
-    return config
+        config.hydra.job.id = str(place)
+        config.hydra.job.num = place

@@ -5,21 +5,17 @@ The configs are checked and frozen, the jobs submitted and, unless ``launcher.de
 
 from __future__ import annotations
 
-import logging
 import os
+import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from hydra._internal.callbacks import Callbacks
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus, configure_log
 from hydra.errors import CompactHydraException
-from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 
 from recap import frozen
@@ -31,11 +27,6 @@ from recap.launcher.settings import JobSettings, LocalSettings, SlurmSettings
 from recap.launcher.submission import Job, Submission, new_folder, now
 from recap.launcher.waiting import Outcome, told, wait
 
-if TYPE_CHECKING:
-    from hydra_plugins.recap_plugins.launcher import QueueLauncher
-
-log = logging.getLogger(__name__)
-
 KINDS: Mapping[str, type[JobSettings]] = {"slurm": SlurmSettings, "local": LocalSettings}
 
 
@@ -43,39 +34,32 @@ class JobsFailed(CompactHydraException):
     """Jobs that did not end well; the message lists all of them."""
 
 
-def launch_one(function: Any, config: DictConfig) -> Any:
+def launch_one(kind: str, function: Any, config: DictConfig) -> Any:
     """Queues the one run of a command without -m; returns what the run returned.
 
-    ``config`` is the whole composed one, Hydra's own part included.
+    Args:
+        kind: slurm or local.
+        function: of ``hydra_command``.
+        config: the whole composed one, Hydra's own part included.
 
     Raises:
         Refused: a config or settings at fault, or SLURM does not take the job; nothing is queued.
         JobsFailed: the job did not end well.
     """
-    launcher: Any = Plugins.instance().instantiate_launcher(
-        hydra_context=HydraContext(GlobalHydra.instance().config_loader(), Callbacks()),
-        task_function=function,
-        config=config,
-    )
-    value = _launch(launcher, [config])[0]._return_value  # of a failed job, return_value prints
-    if isinstance(value, JobsFailed):
-        raise value
-    return value
+    [done] = _launch(kind, function, config, [config], _run_dir(config))
+    if isinstance(done._return_value, JobsFailed):  # Hydra's own return_value prints a trace
+        raise done._return_value
+    return done.return_value
 
 
 def launch_sweep(
-    launcher: QueueLauncher, job_overrides: Sequence[Sequence[str]], first_number: int
+    kind: str, function: Any, master: DictConfig, configs: Sequence[DictConfig], first_number: int
 ) -> Sequence[JobReturn]:
     """Queues the jobs of a sweep; see ``launch_one``. A failed one's return raises JobsFailed."""
-    loader = launcher.hydra_context.config_loader
-    configure_log(launcher.config.hydra.hydra_logging, launcher.config.hydra.verbose)
-    configs = [
-        frozen.with_job_number(
-            loader.load_sweep_config(launcher.config, list(overrides)), first_number + number
-        )
-        for number, overrides in enumerate(job_overrides)
-    ]
-    return _launch(launcher, configs, place=Path(launcher.config.hydra.sweep.dir))
+    configure_log(master.hydra.hydra_logging, master.hydra.verbose)
+    for number, config in enumerate(configs):
+        frozen.number(config, first_number + number)
+    return _launch(kind, function, master, configs, Path(master.hydra.sweep.dir).absolute())
 
 
 def settings_of(kind: str, plain: Mapping[str, Any]) -> JobSettings:
@@ -103,27 +87,29 @@ def settings_of(kind: str, plain: Mapping[str, Any]) -> JobSettings:
 
 
 def _launch(
-    launcher: QueueLauncher, configs: Sequence[DictConfig], place: Path | None = None
+    kind: str, function: Any, master: DictConfig, configs: Sequence[DictConfig], place: Path
 ) -> list[JobReturn]:
-    plain: Any = OmegaConf.to_container(launcher.config.hydra.launcher, resolve=True)
+    """Checks and queues the configs, all or none; records are kept below ``place``."""
+    plain: Any = OmegaConf.to_container(master.hydra.launcher, resolve=True)
     try:
-        settings, faults = settings_of(launcher.kind, plain), []
+        settings, faults = settings_of(kind, plain), []
     except Refused as refused:
-        settings, faults = JobSettings(check=plain.get("check") is not False), refused.faults
+        settings, faults = LocalSettings(check=plain.get("check") is not False), refused.faults
     if settings.check:
-        faults = [*faults, *_config_faults(launcher.task_function, configs)]
+        faults = [*faults, *_config_faults(function, configs, settings.num_tasks)]
     if faults:
         raise Refused(faults)
+    name = f"recap-{master.hydra.job.name}"
     if settings.preview:
-        print(_preview(launcher, settings, configs, place))
+        print(_preview(settings, name, configs, place))
         return [_returned(config, None) for config in configs]
-    submission = _submitted(launcher, settings, configs, place or _run_dir(configs[0]))
+    submission = _submitted(kind, function, settings, name, configs, place)
     print(told(submission), flush=True)
     if settings.detach:
         return [_returned(config, None) for config in configs]
     outcomes = wait(submission)
     failed = [outcome for outcome in outcomes if not outcome.well]
-    error = JobsFailed("\n".join(_told_failures(submission, failed, len(outcomes))))
+    error = JobsFailed("\n".join(_told_failures(failed, len(outcomes))))
     return [
         _returned(config, ends(submission, outcome.job.id)[0].value)
         if outcome.well
@@ -132,9 +118,9 @@ def _launch(
     ]
 
 
-def _config_faults(function: Any, configs: Sequence[DictConfig]) -> list[str]:
+def _config_faults(function: Any, configs: Sequence[DictConfig], num_ranks: int) -> list[str]:
     """What the command finds wrong with its configs, each told once with the jobs it is of."""
-    check: Callable[[DictConfig], list[str]] | None = function.check
+    check: Callable[[DictConfig, int], list[str]] | None = function.check
     if check is None:
         return []
     found: dict[str, list[str]] = {}
@@ -143,8 +129,8 @@ def _config_faults(function: Any, configs: Sequence[DictConfig]) -> list[str]:
         for config in configs:
             HydraConfig.instance().set_config(config)
             own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-            for fault in check(own):
-                found.setdefault(fault, []).append(_name(config))
+            for fault in check(own, num_ranks):
+                found.setdefault(fault, []).append(_run_dir(config).name)
     finally:
         HydraConfig.instance().cfg = before
     return [
@@ -154,68 +140,63 @@ def _config_faults(function: Any, configs: Sequence[DictConfig]) -> list[str]:
 
 
 def _submitted(
-    launcher: QueueLauncher, settings: JobSettings, configs: Sequence[DictConfig], place: Path
+    kind: str,
+    function: Any,
+    settings: JobSettings,
+    name: str,
+    configs: Sequence[DictConfig],
+    place: Path,
 ) -> Submission:
-    folder = new_folder(place.absolute())
-    function = launcher.task_function
+    module = _module(function)
+    folder = new_folder(place)
     submission = Submission(
         folder,
-        launcher=launcher.kind,
-        module=_module(function),
+        launcher=kind,
+        module=module,
         function=function.__name__,
-        argv=[sys.argv[0], *sys.argv[1:]],
+        argv=list(sys.argv),
         cwd=os.getcwd(),
-        num_tasks=getattr(settings, "num_tasks", 1),
-        jobs=[Job("", _name(config), str(_run_dir(config))) for config in configs],
+        num_tasks=settings.num_tasks,
+        jobs=[Job("", _run_dir(config).name, str(_run_dir(config))) for config in configs],
         submitted=now(),
-        settings=_plain(settings),
+        settings=asdict(settings),
     )
     for index, config in enumerate(configs):
         frozen.freeze(config, submission.config_file(index))
     environment = {}
     if settings.snapshot:
-        code = snapshot.copied(folder / "code", _packages(configs))
-        submission = replace(submission, code=str(code))
-        environment = snapshot.environment(code)
+        submission = replace(submission, code=str(folder / "code"))
+        snapshot.copy(folder / "code", _packages(configs))
+        environment = snapshot.environment(folder / "code")
     submission.write()
     arguments = [(str(folder), index) for index in range(len(configs))]
-    name = f"recap-{launcher.config.hydra.job.name}"
-    if isinstance(settings, SlurmSettings):
-        try:
-            ids = slurm.submit(folder, settings, name, arguments, frozen.run, environment)
-        except slurm.SubmissionError as error:
-            raise Refused([str(error)]) from error
-    else:
-        assert isinstance(settings, LocalSettings)
-        ids = local.submit(submission, settings, arguments, frozen.run, environment)
+    try:
+        queue = slurm.submit if isinstance(settings, SlurmSettings) else local.submit
+        ids = queue(folder, settings, name, arguments, frozen.run, environment)
+    except slurm.SubmissionError as error:
+        shutil.rmtree(folder)
+        raise Refused([str(error)]) from error
     jobs = [replace(job, id=job_id) for job, job_id in zip(submission.jobs, ids, strict=True)]
     submission = replace(submission, jobs=jobs)
     submission.write()
     return submission
 
 
-def _preview(
-    launcher: QueueLauncher,
-    settings: JobSettings,
-    configs: Sequence[DictConfig],
-    place: Path | None,
-) -> str:
-    folder = (place or _run_dir(configs[0])).absolute() / "jobs" / "NEW"
+def _preview(settings: JobSettings, name: str, configs: Sequence[DictConfig], place: Path) -> str:
+    folder = place / "jobs" / "NEW"
     environment = snapshot.environment(folder / "code") if settings.snapshot else {}
-    name = f"recap-{launcher.config.hydra.job.name}"
     if isinstance(settings, SlurmSettings):
         return slurm.script(folder, settings, name, len(configs), environment)
     assert isinstance(settings, LocalSettings)
     return local.plan(settings, [str(_run_dir(config)) for config in configs])
 
 
-def _told_failures(submission: Submission, failed: Sequence[Outcome], of: int) -> list[str]:
+def _told_failures(failed: Sequence[Outcome], of: int) -> list[str]:
     lines = [f"{len(failed)} of {of} jobs did not end well:"]
     for outcome in failed:
-        lines.append(
-            f"  {outcome.job.run_dir}: job {outcome.job.id} {outcome.state}, {outcome.log}"
-        )
-        lines += [f"    {line}" for line in (outcome.error or "").splitlines()[-5:]]
+        job = outcome.job
+        lines.append(f"  {job.run_dir}: job {job.id} {outcome.state}, {outcome.log}")
+        lines += [f"    {line}" for line in (outcome.error or "").splitlines()[:20]]
     return lines
 
 
@@ -237,10 +218,6 @@ def _run_dir(config: DictConfig) -> Path:
     return Path(save_dir or f"runs/{config.hydra.job.name}").absolute()
 
 
-def _name(config: DictConfig) -> str:
-    return _run_dir(config).name
-
-
 def _packages(configs: Sequence[DictConfig]) -> set[str]:
     """The packages that the configs name as targets."""
     targets = {
@@ -248,21 +225,13 @@ def _packages(configs: Sequence[DictConfig]) -> set[str]:
         for config in configs
         for value in _targets(OmegaConf.to_container(config, resolve=False))
     }
-    return targets | {"recap", "hydra_plugins"}
+    return targets | {"recap"}
 
 
 def _targets(node: Any) -> list[Any]:
     inner = node.values() if isinstance(node, dict) else node if isinstance(node, list) else []
     own = [node["_target_"]] if isinstance(node, dict) and "_target_" in node else []
     return own + [target for value in inner for target in _targets(value)]
-
-
-def _plain(settings: JobSettings) -> dict[str, Any]:
-    names = settings.__dataclass_fields__
-    values = {name: getattr(settings, name) for name in names}
-    return {
-        name: dict(value) if isinstance(value, Mapping) else value for name, value in values.items()
-    }
 
 
 def _returned(config: DictConfig, value: Any) -> JobReturn:

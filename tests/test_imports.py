@@ -12,8 +12,11 @@ MODULES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.py"))
 VOCABULARY = {"schema", "batch", "nearest", "outcome"}
 PARTS = {"data", "model", "optimizer", "schedule", "loss", "metrics", "training"}
 SERVICES = {"distributed", "checkpoint", "weight_files", "tracking", "console", "signals"}
+SERVICES |= {"launcher"}
 # the command line: what verbs are made with
 COMPOSITION = {"compose", "choices", "templates", "run_config", "binding", "nodes", "references"}
+COMPOSITION |= {"without_effect"}
+COMPOSITION |= {"launching", "frozen"}  # from a composed config to a job, and on it
 VERBS = {"train", "warm_start", "evaluate", "check", "experiment", "joining", "sweep", "divergence"}
 VERBS |= {"fit", "start", "parallel", "connected"}  # how train works
 VERBS |= {"evaluator"}  # the command of evaluate
@@ -77,8 +80,14 @@ def below(here: str) -> set[str]:
     if here in PARTS | SERVICES:
         return VOCABULARY | {here}
     if here in COMPOSITION:
-        above = {"compose": {"choices", "templates", "run_config"}, "choices": {"templates"}}
+        above = {
+            "compose": {"choices", "templates", "run_config", "without_effect"},
+            "choices": {"templates"},
+        }
+        above["without_effect"] = {"templates"}
         above["nodes"] = {"binding"}
+        above["launching"] = {"binding", "compose", "frozen", "launcher"}
+        above["frozen"] = {"launcher"}
         return VOCABULARY | above.get(here, set())
     return set()
 

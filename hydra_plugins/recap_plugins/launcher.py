@@ -1,13 +1,12 @@
-"""recap's launchers, where Hydra looks for them: it imports every module of ``hydra_plugins``.
+"""``hydra/launcher=slurm`` and ``hydra/launcher=submitit_local``.
 
-That happens at the start of every Hydra command, so all that takes time to import stands in
-``recap.launching`` and is imported when something is launched.
+All that takes time to import stands in ``recap.launching`` and is imported when a job is launched.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
@@ -15,10 +14,10 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 
-class QueueLauncher(Launcher):
-    """Queues runs: the jobs of a sweep together, and without -m the one run."""
+class SlurmLauncher(Launcher):
+    """Queues runs on SLURM: the jobs of a sweep as an array, and without -m the one run."""
 
-    kind: ClassVar[str]
+    kind = "slurm"
 
     def __init__(self, **settings: Any) -> None:
         """``settings`` are read from the config, so that what is wrong is told with its key."""
@@ -29,30 +28,31 @@ class QueueLauncher(Launcher):
         """Keep what launching takes."""
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
 
-
-class SlurmLauncher(QueueLauncher):
-    """``hydra/launcher=slurm``."""
-
-    kind = "slurm"
-
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
         """Queue the jobs of a sweep; see ``recap.launching``."""
         from recap.launching import launch_sweep
 
-        return launch_sweep(self, job_overrides, initial_job_idx)
+        return launch_sweep(
+            self.kind,
+            self.task_function,
+            self.config,
+            [
+                self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
+                for overrides in job_overrides
+            ],
+            initial_job_idx,
+        )
+
+    def launch_one(self) -> Any:
+        """Queue the one run of a command without -m; what the run returned."""
+        from recap.launching import launch_one
+
+        return launch_one(self.kind, self.task_function, self.config)
 
 
-class LocalLauncher(QueueLauncher):
-    """``hydra/launcher=submitit_local``."""
+class LocalLauncher(SlurmLauncher):
+    """Queues runs over this machine's devices."""
 
     kind = "local"
-
-    def launch(
-        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
-    ) -> Sequence[JobReturn]:
-        """Queue the jobs of a sweep; see ``recap.launching``."""
-        from recap.launching import launch_sweep
-
-        return launch_sweep(self, job_overrides, initial_job_idx)

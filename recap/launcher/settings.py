@@ -45,6 +45,11 @@ class JobSettings:
     preview: bool = False
     check: bool = True
 
+    @property
+    def num_tasks(self) -> int:
+        """Ranks of a job."""
+        return self.tasks_per_node
+
     def __post_init__(self) -> None:
         if faults := list(self._faults()):
             raise ValueError("\n".join(faults))
@@ -113,11 +118,6 @@ class LocalSettings(JobSettings):
 
     gpus: Sequence[int | str] | None = None
     cpus: int | None = None
-
-    @property
-    def num_tasks(self) -> int:
-        """Ranks of a job."""
-        return self.tasks_per_node
 
     def _faults(self) -> Iterator[str]:
         yield from super()._faults()

@@ -16,8 +16,8 @@ import recap
 LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.pyc", ".*")
 
 
-def copied(folder: Path, packages: Iterable[str]) -> Path:
-    """``folder`` with the files of recap, and of those packages that are not installed ones."""
+def copy(folder: Path, packages: Iterable[str]) -> None:
+    """Copies recap's files, and those of the packages that are not installed, into ``folder``."""
     folder.mkdir(parents=True)
     for name in sorted(packages):
         for place in _places(name):
@@ -25,7 +25,6 @@ def copied(folder: Path, packages: Iterable[str]) -> Path:
                 shutil.copytree(place, folder / place.name, ignore=LEFT_OUT, dirs_exist_ok=True)
             else:
                 shutil.copy(place, folder / place.name)
-    return folder
 
 
 def environment(folder: Path) -> dict[str, str]:
@@ -49,10 +48,8 @@ def _places(name: str) -> list[Path]:
     if spec is None or (spec.origin is None and not spec.submodule_search_locations):
         return []
     places = [Path(place) for place in spec.submodule_search_locations or [str(spec.origin)]]
-    if name == "hydra_plugins":  # a namespace: only what stands beside recap is its own
-        beside = Path(recap.__file__).parent.parent
-        return [beside / name / "recap_launcher.py"] if (beside / name).is_dir() else []
-    installed = [*site.getsitepackages(), *sysconfig.get_paths().values()]
+    ours = ("stdlib", "platstdlib", "purelib", "platlib")
+    installed = [*site.getsitepackages(), *(sysconfig.get_path(kind) for kind in ours)]
     return [
         place
         for place in places

@@ -33,10 +33,7 @@ class State:
 
 def states(submission: Submission) -> dict[str, State]:
     """Job id → state of every job of a submission."""
-    if submission.launcher == "local":
-        queued = local.queue(submission)
-    else:
-        queued = slurm.queue()
+    queued = local.queue(submission) if submission.launcher == "local" else slurm.queue()
     return {job.id: _state(submission, job.id, queued) for job in submission.jobs}
 
 
