@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: a request to stop at the next step, and a second one to stop at once."""
+"""Signals that ask a run to stop at its next step: Ctrl-C, SIGTERM, a scheduler's warnings."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ from types import FrameType
 
 log = logging.getLogger(__name__)
 
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+_listening: list[list[signal.Signals]] = []  # to at most one: what has come to this process
+
 
 class Stopped(KeyboardInterrupt):
-    """A run that Ctrl-C or SIGTERM ended, behind a checkpoint of its last step."""
+    """A run that a signal ended, behind a checkpoint of its last step."""
 
     def __init__(self, came: int, step: int) -> None:
         name = signal.Signals(came).name
@@ -23,16 +26,25 @@ class Stopped(KeyboardInterrupt):
 
 
 @contextmanager
-def stop_signals() -> Iterator[list[signal.Signals]]:
-    """A list that is empty until Ctrl-C or SIGTERM comes, and then holds it.
+def stop_signals(*, patient: bool = False) -> Iterator[list[signal.Signals]]:
+    """A list that is empty until a signal asks this process to stop, and then holds it.
 
-    The second signal, of either kind, takes its usual effect at once.
+    The second signal, of any kind, takes its usual effect at once, and ends the process; unless it
+    is ``patient``: a scheduler sends several, and kills who takes too long. Inside another one, the
+    list is the outer one's, so that what comes before a run listens is not lost.
     """
+    if _listening:
+        yield _listening[0]
+        return
     came: list[signal.Signals] = []
     before = {}
 
     def note(number: int, frame: FrameType | None) -> None:
         came.append(signal.Signals(number))
+        if patient:
+            if len(came) == 1:
+                log.info("%s: stopping after this step", came[0].name)
+            return
         restore()
         log.info("%s: stopping after this step; once more stops without saving", came[0].name)
 
@@ -41,9 +53,11 @@ def stop_signals() -> Iterator[list[signal.Signals]]:
             signal.signal(number, handler)
 
     if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in STOPS:
             before[number] = signal.signal(number, note)
+        _listening.append(came)
     try:
         yield came
     finally:
+        _listening.clear()
         restore()

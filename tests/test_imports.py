@@ -12,7 +12,7 @@ MODULES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.py"))
 VOCABULARY = {"schema", "batch", "nearest", "outcome"}
 PARTS = {"data", "model", "optimizer", "schedule", "loss", "metrics", "training"}
 SERVICES = {"distributed", "checkpoint", "weight_files", "tracking", "console", "signals"}
-SERVICES |= {"launcher"}
+SERVICES |= {"launcher", "scheduler", "margin"}
 # the command line: what verbs are made with
 COMPOSITION = {"compose", "choices", "templates", "run_config", "binding", "nodes", "references"}
 COMPOSITION |= {"without_effect"}

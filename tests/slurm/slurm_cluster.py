@@ -110,10 +110,14 @@ class Cluster:
 
     def cleared(self) -> None:
         """Returns once no job is left: those of a test that failed are cancelled."""
+        wait_for(lambda: not self._cancelled(), "the jobs to end", seconds=60)
+
+    def _cancelled(self) -> list[str]:
+        """Ids of the jobs that had not ended; again and again, since one may queue itself again."""
         if jobs := self.jobs():
             self.run("scancel", *jobs)
             self.run("scancel", "--signal=KILL", *jobs)
-        wait_for(lambda: not self.jobs(), "the jobs to end", seconds=60)
+        return jobs
 
 
 def wait_for(condition: Callable[[], Found], what: str, *, seconds: float) -> Found:

@@ -1,0 +1,53 @@
+"""The time that a job has between its scheduler's signal and its end."""
+
+from __future__ import annotations
+
+import pytest
+
+from recap.margin import Margin
+
+
+def test_a_notice_that_is_too_short_is_told_as_soon_as_a_save_was_measured(
+    caplog: pytest.LogCaptureFixture,
+):
+    margin = Margin(10)
+    margin.stepped(4)
+    margin.stepped(3)
+    assert not caplog.messages
+    margin.saved(7.5)
+    assert margin.needed_s == 11.5
+    (message,) = caplog.messages
+    assert message.startswith(
+        "a step of 4.0 s and a save of 7.5 s take longer than the 10 s between the scheduler's "
+        "signal and the end of the job"
+    )
+    assert message.endswith("raise launcher.signal_delay_s (--signal=USR2@SECONDS) above 23")
+
+
+def test_a_continued_run_is_warned_at_its_start(caplog: pytest.LogCaptureFixture):
+    Margin(10, longest_step_s=4, save_s=7)
+    assert len(caplog.messages) == 1
+
+
+def test_the_warning_comes_again_only_when_the_time_has_doubled(
+    caplog: pytest.LogCaptureFixture,
+):
+    margin = Margin(10, longest_step_s=1, save_s=11)
+    margin.saved(12)
+    margin.saved(22)
+    assert len(caplog.messages) == 1
+    margin.saved(23)
+    assert len(caplog.messages) == 2
+
+
+def test_a_notice_that_suffices_is_not_told(caplog: pytest.LogCaptureFixture):
+    Margin(10, longest_step_s=2, save_s=8)
+    Margin(None, longest_step_s=2, save_s=800)
+    assert not caplog.messages
+
+
+def test_a_step_is_measured():
+    margin = Margin(10)
+    with margin.step():
+        pass
+    assert margin.longest_step_s > 0

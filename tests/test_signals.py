@@ -1,0 +1,41 @@
+"""Signals that ask a process to stop."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from recap.signals import STOPS, stop_signals
+
+
+@pytest.mark.parametrize("number", STOPS, ids=lambda number: number.name)
+def test_each_of_them_asks_to_stop(number: signal.Signals):
+    with stop_signals() as came:
+        os.kill(os.getpid(), number)
+        assert came == [number]
+
+
+def test_what_came_before_the_run_listens_is_not_lost():
+    with stop_signals(patient=True) as early:
+        os.kill(os.getpid(), signal.SIGUSR2)
+        with stop_signals() as came:
+            assert came is early
+            assert came == [signal.SIGUSR2]
+        os.kill(os.getpid(), signal.SIGTERM)  # still heard: the inner one ended nothing
+        assert early == [signal.SIGUSR2, signal.SIGTERM]
+
+
+def test_a_scheduler_may_send_a_signal_more_than_once():
+    with stop_signals(patient=True) as came:
+        for _ in range(3):
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert came == [signal.SIGTERM] * 3
+
+
+def test_afterwards_signals_have_their_usual_effect():
+    before = [signal.getsignal(number) for number in STOPS]
+    with stop_signals(patient=True):
+        pass
+    assert [signal.getsignal(number) for number in STOPS] == before
