@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
@@ -108,7 +108,7 @@ def prepare(cfg: DictConfig, ranks: Ranks = ALONE) -> Experiment:
 def faults(cfg: DictConfig, num_ranks: int) -> list[str]:
     """What is wrong with ``cfg``, for a run of so many ranks on machines with other devices."""
     cfg = cfg.copy()
-    if isinstance(cfg.get("training"), DictConfig) and "device" in cfg.training:
+    if str(OmegaConf.select(cfg, "training.device")).startswith("cuda"):
         cfg.training.device = "cpu"
     parts = assemble(cfg, num_ranks)
     return told_once(told_at_origin(parts.faults, parts.origins))

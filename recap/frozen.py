@@ -26,8 +26,6 @@ from omegaconf import Container, DictConfig, OmegaConf, flag_override, open_dict
 from recap.launcher.ends import recorded
 from recap.launcher.submission import read_submission
 
-log = logging.getLogger(__name__)
-
 
 def freeze(config: DictConfig, path: Path) -> None:
     """Keeps a composed config, Hydra's own node included, for ``thawed``; only its user reads it.
@@ -63,6 +61,7 @@ def run(folder: str, index: int) -> Any:
     import submitit
 
     listen_no_longer()
+    logging.getLogger("submitit").propagate = False  # it prints by itself
     submission = read_submission(Path(folder))
     rank = submitit.JobEnvironment()
     with recorded(submission.end_file(rank.job_id, rank.global_rank)) as returned:

@@ -22,6 +22,7 @@ from recap import frozen
 from recap.binding import binding_faults
 from recap.compose import Refused
 from recap.launcher import local, slurm, snapshot
+from recap.launcher.devices import share
 from recap.launcher.ends import ends
 from recap.launcher.settings import JobSettings, LocalSettings, SlurmSettings
 from recap.launcher.submission import Job, Submission, new_folder, now
@@ -79,6 +80,8 @@ def settings_of(kind: str, plain: Mapping[str, Any]) -> JobSettings:
     }
     try:
         settings = made_of(**fitting)
+        if isinstance(settings, LocalSettings):
+            share(settings)
     except ValueError as error:
         faults += [f"launcher.{line}" for line in str(error).splitlines()]
     if faults:

@@ -21,6 +21,7 @@ VERBS = {"train", "warm_start", "evaluate", "check", "experiment", "joining", "s
 VERBS |= {"fit", "start", "parallel", "connected"}  # how train works
 VERBS |= {"evaluator"}  # the command of evaluate
 VERBS |= {"report", "footprint", "plot"}  # what check says
+VERBS |= {"jobs"}
 VERBS |= {"convert_config", "original"}
 
 # verbs that live beside the part that they run; only their command may reach out of it, see below

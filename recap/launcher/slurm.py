@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import shutil
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
@@ -107,7 +108,11 @@ def _parameters(
         **({} if settings.memory is None else {"mem": settings.memory}),
         **{option: value for option, value in settings.sbatch.items() if value is not False},
     }
-    setup = [f"export {key}={value}" for key, value in environment.items()]
+    # what the run needs to know when it is warned, see recap.scheduler
+    told = {"RECAP_SIGNAL_DELAY_S": settings.signal_delay_s, "RECAP_REQUEUE": settings.requeue}
+    setup = [
+        f"export {key}={shlex.quote(str(value))}" for key, value in {**told, **environment}.items()
+    ]
     srun = ["--kill-on-bad-exit=1"]
     if settings.cpus_per_task is not None:
         srun.append(f"--cpus-per-task={settings.cpus_per_task}")  # no longer taken from sbatch

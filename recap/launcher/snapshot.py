@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import shlex
 import shutil
 import site
 import sysconfig
@@ -28,13 +27,13 @@ def copy(folder: Path, packages: Iterable[str]) -> None:
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """Variables, quoted for a shell, with which Python imports from the copy first.
+    """Variables with which Python imports from the copy first.
 
     What was importable from the working directory, as with ``python -m``, still is.
     """
     before = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
     path = os.pathsep.join([str(folder), os.getcwd(), *before])
-    return {"PYTHONPATH": shlex.quote(path), "PYTHONSAFEPATH": "1"}
+    return {"PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
 
 
 def _places(name: str) -> list[Path]:
