@@ -13,7 +13,7 @@ from tiny import Tiny, rows, write
 
 from recap.compose import Refused
 from recap.data.files import DataError
-from recap.data.order import Lane
+from recap.data.order import Lane, Line
 from recap.experiment import prepare
 
 SCHEMA = "train_data.seg_dense_schema"
@@ -459,7 +459,8 @@ def test_a_damaged_row_group_stops_the_run_and_the_repaired_file_continues_it(ti
         "train_data.interleave_num_parallel_calls=1",
         "train_data.examples_shuffle_buffer_size=16",
     )
-    lane = Lane([[16, 16, 16], [16, 16, 16]], index=0, lanes=1, buffer=16, seed=0)
+    line = Line([[16, 16, 16], [16, 16, 16]], seed=0)
+    lane = Lane(line, index=0, lanes=1, buffer=16)
     (third,) = lane.block_at(32).pieces
     tiny.train(*settings, run="undisturbed")
     path = tiny.root / f"train/part-{third.source}.parquet"

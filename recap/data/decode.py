@@ -133,6 +133,7 @@ def _dense(table: pa.Table, dense: Dense, first_row: int) -> np.ndarray:
 
 def dense_dtypes(schema: Schema, files: Sequence[pa.Schema]) -> dict[str, np.dtype]:
     """The type of each dense input that holds what all ``files`` store, without loss."""
+    files = list({id(file): file for file in files}.values())  # of many files most share theirs
     return {
         name: np.result_type(*(_decoded_dtype(file, dense) for file in files))
         if files and dense.column is not None

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -64,12 +64,32 @@ def open_sources(
 ) -> tuple[list[ParquetSource], list[str]]:
     """The files with their footers read, in the same order, and the faults of those left out.
 
+    Those with the same columns share one schema, those of one place one file system.
+
     Raises:
         DataError: more than a share of ``tolerated`` of the files is empty, truncated or not
             Parquet; every such file is named.
     """
-    with ThreadPoolExecutor(max_workers=8) as pool:
-        outcomes = list(pool.map(lambda pair: _read_footer(*pair), files))
+    schemas: dict[bytes, pa.Schema] = {}  # serialized → one for all files that have it
+    stores: list[fs.FileSystem] = []
+
+    def outcome(file: NamedFile) -> ParquetSource | str:
+        found = _read_footer(*file)
+        if isinstance(found, str):
+            return found
+        # what writers note beside the columns differs from file to file, and nobody reads it
+        schema = found.schema.remove_metadata()
+        schema = schemas.setdefault(schema.serialize().to_pybytes(), schema)
+        return replace(found, schema=schema)
+
+    shared = []
+    for store, path in files:
+        if (same := next((s for s in stores if s == store), None)) is None:
+            stores.append(same := store)
+        shared.append((same, path))
+    local = all(isinstance(store, fs.LocalFileSystem) for store in stores)
+    with ThreadPoolExecutor(max_workers=8 if local else 32) as pool:  # far ones mostly wait
+        outcomes = list(pool.map(outcome, shared))
     faults = [outcome for outcome in outcomes if isinstance(outcome, str)]
     if faults and (len(faults) > tolerated * len(files) or len(faults) == len(files)):
         if tolerated:
@@ -147,7 +167,8 @@ def matching_paths(pattern: str) -> list[NamedFile]:
         wildcard = re.search(r"[*?\[]", path)
         assert wildcard is not None
     folder = path[: path.rindex("/", 0, wildcard.start())] or "/"
-    selector = fs.FileSelector(folder, allow_not_found=True, recursive=True)
+    deep = "/" in path[wildcard.start() :]
+    selector = fs.FileSelector(folder, allow_not_found=True, recursive=deep)
     regex = re.compile(_glob_regex(path))
     paths = sorted(
         info.path

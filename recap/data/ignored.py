@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
 
 from recap.data.files import DataError
 
@@ -27,18 +26,14 @@ class Ignored:
     Args:
         limit: the share of the data set's rows that may be left out, 0 to 1.
         num_rows: rows of the data set, by the footers of its files.
-        files: what was wrong with files that are left out as a whole: no row of them counts.
     """
 
-    def __init__(self, limit: float, *, num_rows: int, files: Sequence[str] = ()) -> None:
-        self.files = tuple(files)
+    def __init__(self, limit: float, *, num_rows: int) -> None:
         self._limit, self._num_rows = limit, num_rows
         # row group → (fault, rows); the error itself would keep the block it came up in
         self._faults: dict[tuple[str, int], tuple[str, int]] = {}
         self._told = 0
         self._lock = threading.Lock()
-        for fault in files:
-            log.warning("ignored: %s", fault)
 
     @property
     def rows(self) -> int:

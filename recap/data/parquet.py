@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
+import logging
+from collections.abc import Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -16,15 +17,17 @@ from recap.data.decode import dense_dtypes
 from recap.data.file_faults import file_faults
 from recap.data.files import ParquetSource, matching_files, open_sources
 from recap.data.ignored import Ignored
+from recap.data.listing import Listing
 from recap.data.prefetch import prefetched
-from recap.data.preprocess import BatchStep, Step, Steps
+from recap.data.preprocess import Steps
 from recap.data.row_groups import RowGroups
 from recap.data.sampling import SamplingRates, sampling_weights
+from recap.data.setting_faults import NAMING, setting_faults
+from recap.data.sharing import sharing_warnings
 from recap.data.stream import Stream
-from recap.nearest import nearest
-from recap.schema import BFLOAT16, Schema
+from recap.schema import Schema
 
-NAMING = ("inputs", "explicit_date_inputs", "explicit_datetime_inputs")
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +45,9 @@ class ParquetData:
         global_batch_size: examples per batch, over all ranks.
         examples_shuffle_buffer_size: rows that are permuted together, rounded up to row groups.
         interleave_num_parallel_calls: row groups from different places of the data set that are
-            read side by side and mixed in every batch, each with an equal share of it; with several
-            ranks a multiple of their number, or some rows are read by two of them. null means 1.
+            read side by side and mixed in every batch, each with an equal share of it. null means
+            1. With several ranks a multiple of their number, or some row groups are read by more
+            than one of them: 12 serves 1, 2, 3, 4, 6 and 12 ranks. Another number is another order.
         file_batch_size: files whose row groups are mixed among each other, drawn anew each epoch,
             before the next ones come; what a pass jumps between at a time. null: all files.
         map_num_parallel_calls: threads that read and decode row groups ahead; each takes a block of
@@ -86,20 +90,8 @@ class ParquetData:
     evaluation_tasks: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
-        if faults := list(self._setting_faults()):
+        if faults := list(setting_faults(self)):
             raise ValueError("\n".join(faults))
-
-    def _naming_faults(self) -> list[str]:
-        given = [key for key in NAMING if getattr(self, key) is not None]
-        if not given:
-            return [f"inputs=null: exactly one of {', '.join(NAMING)} must name the files"]
-        if len(given) == 1:
-            return []
-        first, *others = given
-        return [
-            f"{first}={getattr(self, first)!r}: {' and '.join(others)} given too; exactly one of "
-            f"{', '.join(NAMING)} names the files: write null for the others, as {first}=null"
-        ]
 
     @property
     def named_by(self) -> str:
@@ -113,31 +105,66 @@ class ParquetData:
         return 1 if lanes is None else lanes
 
     @property
-    def sources(self) -> list[ParquetSource]:
+    def sources(self) -> Sequence[ParquetSource]:
         """The files, with their footers read once.
 
         Raises:
             DataError: patterns or folders without files, and damaged files; names all of them.
         """
-        return self._opened[0]
+        return self.listing.sources
 
     @cached_property
-    def _opened(self) -> tuple[list[ParquetSource], list[str]]:
-        """The files, and what is wrong with those that are ignored."""
+    def listing(self) -> Listing:
+        """What is found of the files; looked for once, also if in vain."""
         named = self.explicit_date_inputs or self.explicit_datetime_inputs
-        files = matching_files(self.inputs or []) if named is None else named.files()
-        if self.num_files_to_keep is not None:
-            by_path = sorted(range(len(files)), key=lambda i: files[i][1])
-            files = [files[i] for i in sorted(by_path[: self.num_files_to_keep])]
         tolerated = self.ignored_rows_limit if self.ignore_data_errors else 0.0
-        return open_sources(files, tolerated=tolerated)
+        try:
+            files = matching_files(self.inputs or []) if named is None else named.files()
+            if self.num_files_to_keep is not None:
+                by_path = sorted(range(len(files)), key=lambda i: files[i][1])
+                files = [files[i] for i in sorted(by_path[: self.num_files_to_keep])]
+            sources, left_out = open_sources(files, tolerated=tolerated)
+        except (ValueError, OSError) as error:  # OSError: a far file system that does not answer
+            return Listing(error=str(error))
+        for fault in left_out:
+            log.warning("ignored: %s", fault)
+        return Listing(tuple(sources), tuple(left_out))
+
+    def adopt(self, listing: Listing) -> None:
+        """Takes the files as another rank found them, and looks for none.
+
+        So all ranks read the same files, also if more appear while they start, and one of them
+        lists folders and reads footers, not all.
+        """
+        vars(self)["listing"] = listing
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits; while they stay, a seed and a position mean the same rows.
+
+        They stand for the files' names and row groups and for the settings that order rows: not for
+        what the files hold, where they lie, or the size of a batch.
+        """
+        order = (self.lanes, self.examples_shuffle_buffer_size, self.file_batch_size)
+        return self.listing.digest(*order)
+
+    def rank_warnings(self, world_size: int) -> list[str]:
+        """What has so many ranks read more than one would, with the setting that spares it."""
+        warnings = sharing_warnings(
+            lanes=self.lanes,
+            ranks=world_size,
+            batch=self.global_batch_size,
+            whole_batches=self._steps.need_whole_batches,
+            cached=self.cache is not None,
+        )
+        return list(warnings)
 
     @cached_property
     def ignored(self) -> Ignored | None:
         """What has been left out so far; None unless ``ignore_data_errors``."""
         if not self.ignore_data_errors:
             return None
-        return Ignored(self.ignored_rows_limit, num_rows=self.num_rows, files=self._opened[1])
+        return Ignored(self.ignored_rows_limit, num_rows=self.num_rows)
 
     def opening(self, *, as_stored: bool = False) -> ParquetData:
         """The first file alone, in one lane and without a read-ahead: for a look at its rows.
@@ -155,13 +182,13 @@ class ParquetData:
             ignored_rows_limit=1.0,  # of one file
             preprocess={} if as_stored else self.preprocess,
         )
-        vars(data)["_opened"] = self.sources[:1], []  # their footers are read already
+        data.adopt(Listing(tuple(self.sources[:1])))  # whose footers are read already
         return data
 
     @property
     def num_rows(self) -> int:
         """Rows of one epoch."""
-        return sum(source.num_rows for source in self.sources)
+        return self.listing.num_rows
 
     @cached_property
     def schema(self) -> Schema:
@@ -172,54 +199,6 @@ class ParquetData:
     def rows_per_batch(self) -> int:
         """Rows that are read for a batch: more than its examples where steps leave some out."""
         return self.global_batch_size * self._steps.batch_multiplier
-
-    def _setting_faults(self) -> Iterator[str]:
-        yield from self._naming_faults()
-        batch, lanes = self.global_batch_size, self.lanes
-        for name in ("global_batch_size", "examples_shuffle_buffer_size", "prefetch_batches"):
-            if getattr(self, name) < 1:
-                yield f"{name}={getattr(self, name)} must be 1 or more"
-        for name in ("num_files_to_keep", "file_batch_size", "map_num_parallel_calls"):
-            if (number := getattr(self, name)) is not None and number < 1:
-                yield f"{name}={number} must be 1 or more, or null"
-        if self.evaluation_tasks is not None and not self.evaluation_tasks:
-            yield "evaluation_tasks=[] must name at least one task, or be null for all"
-        if self.cache is not None and not self.cache.strip():
-            yield f"cache={self.cache!r} must be a folder, or null for none"
-        if not 0 <= self.ignored_rows_limit <= 1:
-            limit = self.ignored_rows_limit
-            yield f"ignored_rows_limit={limit} must be a share of the rows, 0 to 1"
-        if batch > 0 and (lanes < 1 or batch % lanes):  # uneven shares would end epochs unevenly
-            fitting = [lanes for lanes in range(1, batch + 1) if batch % lanes == 0]
-            near = [n for n in fitting if n < lanes][-1:] + [n for n in fitting if n > lanes][:1]
-            yield (
-                f"interleave_num_parallel_calls={lanes} must divide "
-                f"global_batch_size={batch}; near: {', '.join(map(str, near))}"
-            )
-        if batch == 1 and self.rows_per_batch > 1:
-            yield (
-                "global_batch_size=1 has no room for a positive and a negative: with "
-                "downsample_negatives it must be 2 or more"
-            )
-        for name, dense in self.seg_dense_schema.dense.items():
-            if dense.dtype == BFLOAT16:
-                yield (
-                    f"seg_dense_schema.dense.{name}.dtype={BFLOAT16}: no file holds it; state "
-                    f"float32, and preprocess.downcast.features.{name}={BFLOAT16}"
-                )
-        for name, step in self.preprocess.items():
-            if step is not None and not isinstance(step, Step | BatchStep):
-                yield (
-                    f"preprocess.{name}={step}: no step; one has a _target_, as "
-                    "recap.data.preprocess.Downcast, or is chosen: preprocess=downcast"
-                )
-        labels = self.seg_dense_schema.labels
-        for task in self.tasks:
-            if task not in labels:
-                yield (
-                    f"tasks.{task}: rates of a task that seg_dense_schema.labels does not name; "
-                    f"{nearest(task, labels)}"
-                )
 
     @cached_property
     def _steps(self) -> Steps:
@@ -304,8 +283,11 @@ class ParquetData:
         schema, labels = self._read_for(inputs), [*tasks, *sorted(self._steps.labels)]
         labels = [label for label in dict.fromkeys(labels) if label in schema.labels]
         found: dict[str, list[str]] = {}  # fault → files; files mostly share their faults
+        told: dict[int, list[str]] = {}  # a schema's id → its faults; files mostly share schemas
         for source in self.sources:
-            for fault in file_faults(source.schema, schema, labels):
+            if id(source.schema) not in told:
+                told[id(source.schema)] = list(file_faults(source.schema, schema, labels))
+            for fault in told[id(source.schema)]:
                 found.setdefault(fault, []).append(source.path)
         return [
             f"{paths[0]}{f' and {len(paths) - 1} more files' if len(paths) > 1 else ''}: {fault}"

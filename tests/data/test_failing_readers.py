@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -50,7 +51,7 @@ def _no_thread_stays() -> Iterator[None]:
     assert not [thread.name for thread in left if thread.name.startswith("recap")]
 
 
-def outcome(data: ParquetData, **rank: int) -> BaseException | int:
+def outcome(data: ParquetData, **rank: Any) -> BaseException | int:
     """How many rows came, or what was raised; a failure of this test if neither is within 60 s."""
     came: queue.SimpleQueue[BaseException | int] = queue.SimpleQueue()
 
@@ -123,7 +124,8 @@ def test_memory_that_is_full_stops_and_is_no_damage_of_the_file(folder, kind, ig
         folder, preprocess={"step": step}, ignore_data_errors=ignore, ignored_rows_limit=1.0
     )
     found = outcome(data)
-    assert (type(found), str(found)) == (kind, "it is full")
+    assert isinstance(found, kind)
+    assert str(found) == "it is full"
     (note,) = found.__notes__
     assert note.startswith(f"while reading {folder}/part-3.parquet, row group ")
     assert data.ignored is None or data.ignored.rows == 0

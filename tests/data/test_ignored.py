@@ -257,8 +257,7 @@ def test_files_without_a_footer_are_left_out_up_to_the_limit(folder, caplog):
         assert sorted(rows_in(batches_of(data))) == THERE[40:]
         batches_of(data)
     assert data.num_rows == 160
-    assert data.ignored is not None
-    assert len(data.ignored.files) == 1
+    assert len(data.listing.left_out) == 1
     (told,) = [message for message in caplog.messages if "part-0" in message]
     assert told.startswith(f"ignored: {folder}/part-0.parquet: not a whole Parquet file, truncated")
     too_many = (

@@ -6,6 +6,7 @@ from collections import Counter
 from contextlib import closing
 from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -56,7 +57,7 @@ def numbers(batch: Batch) -> list[int]:
     return found.tolist()
 
 
-def from_(data: ParquetData, position: int, epochs: int, **rank: int) -> Parts:
+def from_(data: ParquetData, position: int, epochs: int, **rank: Any) -> Parts:
     batches = data.batches(tasks=["like"], shuffle_seed=5, epochs=epochs, position=position, **rank)
     return list(batches)
 
@@ -180,7 +181,7 @@ def test_without_end_all_ranks_go_on_as_one_through_epochs_of_any_length(tmp_pat
         examples_shuffle_buffer_size=4,
     )
 
-    def taken(**rank: int) -> list[list[int]]:
+    def taken(**rank: Any) -> list[list[int]]:
         stream = data.batches(tasks=["like"], shuffle_seed=5, epochs=None, **rank)
         with closing(stream) as batches:
             return [numbers(batch) for batch, _ in islice(batches, 25)]
