@@ -17,6 +17,8 @@ from recap.distributed import Ranks
 class Diverged(CompactHydraException, ArithmeticError):
     """A loss or a weight that became nan or infinite; names it, the steps, the last checkpoint."""
 
+    outcome = "not finite"
+
 
 class LossWindow:
     """Mean losses since the last report; summed on the device, so that no step waits for it."""

@@ -17,10 +17,11 @@ from recap.console import Progress
 from recap.data.parquet import ParquetData
 from recap.distributed import Ranks, refuse_failures
 from recap.divergence import LossWindow, refuse_divergence
-from recap.evaluate import Results, evaluate, flat
+from recap.evaluate import Results, evaluate, flat, objective
 from recap.experiment import Experiment
 from recap.optimizer import set_learning_rates
 from recap.parallel import unsynchronised
+from recap.search.trial import Pruning
 from recap.signals import Stopped, stop_signals
 from recap.start import Place
 from recap.tracking import Run
@@ -32,13 +33,19 @@ FAILED = 1000  # above every signal's number: a rank could not read its part of 
 MicroBatches = list[tuple[Batch, int]]  # with the position in the data behind each
 
 
-def fit(experiment: Experiment, run: Run, progress: Progress, at: Place) -> Results:
+def fit(
+    experiment: Experiment,
+    run: Run,
+    progress: Progress,
+    at: Place,
+    pruning: Pruning | None = None,
+) -> Results:
     """The training loop, from ``at`` to the last step; returns the last evaluation.
 
     Raises:
         Stopped: a signal came to any rank; all have saved the same step.
         DataError, OtherRankFailed: a rank cannot read its data; all have saved, too.
-        Diverged, CheckpointError: on all ranks.
+        Diverged, CheckpointError, Pruned: on all ranks.
     """
     training, ranker, optimizer = experiment.training, experiment.ranker, experiment.optimizer
     ranks, window = experiment.ranks, LossWindow(ranker.tasks, at.step, experiment.ranks)
@@ -66,6 +73,8 @@ def fit(experiment: Experiment, run: Run, progress: Progress, at: Place) -> Resu
                     data = experiment.validation_data
                     results = evaluate(ranker, data, training, signals, ranks)
                 run.log(at.step, flat(results))
+                if pruning is not None and at.step < training.num_train_steps:
+                    pruning.refuse(objective(results, str(training.objective)), at.step)
             if at.step >= training.num_train_steps and not ranks.most(max(signals, default=0)):
                 return results
             # all of them first: what cannot be read must not leave half an update behind

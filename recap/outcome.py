@@ -25,13 +25,12 @@ class Outcome:
     """What a run came to.
 
     Args:
-        status: "finished" – at its last step; "failed" – by an error; "not finite" – a loss, a
-            weight or the objective became no number; "pruned" – told to end by a search;
-            "stopped" – by a signal.
+        status: "finished" – at its last step; "failed" – by an error; "not finite" – a loss or a
+            weight became no number; "pruned" – told to end by a search; "stopped" – by a signal.
         config: ``digest`` of the config that it ran with.
         step: updates done; None where none were begun.
         objective: value of ``training.objective``; None without one.
-        message: of the failure; empty where there is none.
+        message: of the failure, or why the objective is no number; empty where there is none.
     """
 
     status: Status
@@ -81,6 +80,12 @@ def status_of(error: BaseException | None) -> Status:
     if isinstance(error, KeyboardInterrupt | SystemExit):
         return "stopped"
     return getattr(error, "outcome", "failed")
+
+
+def message_of(error: BaseException) -> str:
+    """The error as it is told: by its message, with its kind where that is not made for users."""
+    ours = type(error).__module__.split(".")[0] in ("recap", "hydra")
+    return str(error) if ours else f"{type(error).__name__}: {error}"
 
 
 def digest(config: Mapping[str, Any]) -> str:

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
+
+from recap.outcome import digest
 
 CONFIG_FILE = "config.yaml"
 
@@ -47,3 +50,13 @@ def read_config(run_dir: Path) -> DictConfig:
         raise ValueError(f"run={run_dir}: {CONFIG_FILE} is not the config of a run")
     cfg.training.save_dir = str(run_dir)
     return cfg
+
+
+def config_digest(cfg: DictConfig) -> str:
+    """``recap.outcome.digest`` of a composed config, with or without Hydra's own section."""
+    rest = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
+    try:
+        plain: Any = OmegaConf.to_container(rest, resolve=True)
+    except OmegaConfBaseException:  # what leads nowhere is refused before it is trained
+        plain = OmegaConf.to_container(rest)
+    return digest(plain)

@@ -23,10 +23,12 @@ from recap.compose import Refused, hydra_command
 from recap.connected import connected, told_plainly
 from recap.console import Progress, metrics_table
 from recap.distributed import Ranks
+from recap.ending import CameTo, outcome_kept
 from recap.evaluate import objective, shown, undefined
 from recap.experiment import Experiment, faults, prepare
 from recap.fit import fit
 from recap.run_config import write_config
+from recap.search.trial import pruning_of
 from recap.start import start
 from recap.tracking.provenance import without_passwords
 
@@ -42,18 +44,23 @@ def train(cfg: DictConfig) -> float | None:
         Diverged, DataError, OtherRankFailed, CheckpointError: what only shows while training; a
             checkpoint of an earlier step is in place.
         Stopped: after Ctrl-C or SIGTERM, with a checkpoint of the step it came in.
+        Pruned: the run's search has seen enough of it.
     """
     with connected(cfg) as ranks:
         experiment = prepare(cfg, ranks)
-        with _alone_in(experiment.save_dir, ranks):
-            return _train(experiment, cfg)
+        save_dir = experiment.save_dir
+        with (
+            _alone_in(save_dir, ranks),
+            outcome_kept(save_dir, cfg, first=ranks.first) as came_to,
+        ):
+            return _train(experiment, cfg, came_to)
 
 
-def _train(experiment: Experiment, cfg: DictConfig) -> float | None:
+def _train(experiment: Experiment, cfg: DictConfig, came_to: CameTo) -> float | None:
     training, ranker, ranks = experiment.training, experiment.ranker, experiment.ranks
     torch.backends.cuda.matmul.allow_tf32 = training.tf32
     with ranks.together():
-        at = start(experiment)
+        came_to.at = at = start(experiment)
         if ranks.first:
             _write_config(experiment, cfg)
     log.info(
@@ -78,19 +85,21 @@ def _train(experiment: Experiment, cfg: DictConfig) -> float | None:
             parent=_sweep_dir(),
             resume_step=at.step,
         )
+    pruning = pruning_of(experiment.save_dir, ranks)
     shown_on = sys.stderr if ranks.first else io.StringIO()
     with (
         opened as run,
         Progress(training.num_train_steps, first_step=at.step, stream=shown_on) as progress,
     ):
-        results = fit(experiment, run, progress, at)
+        results = fit(experiment, run, progress, at, pruning)
         value = None
         if training.objective is not None:
             value = objective(results, training.objective)
             run.log(at.step, {"objective": value})
     log.info("\n%s\n", metrics_table(shown(results)))
     if value is not None:
-        why = undefined(results, str(training.objective))
+        came_to.objective = value
+        came_to.message = why = undefined(results, str(training.objective))
         log.info("objective %s: %.5f%s", training.objective, value, f": {why}" if why else "")
     log.info("run: %s", experiment.save_dir)
     if run.view:

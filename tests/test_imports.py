@@ -17,8 +17,9 @@ SERVICES |= {"launcher", "scheduler", "margin"}
 COMPOSITION = {"compose", "choices", "templates", "run_config", "binding", "nodes", "references"}
 COMPOSITION |= {"without_effect"}
 COMPOSITION |= {"launching", "frozen"}  # from a composed config to a job, and on it
-VERBS = {"train", "warm_start", "evaluate", "check", "experiment", "joining", "sweep", "divergence"}
+VERBS = {"train", "warm_start", "evaluate", "check", "experiment", "joining", "divergence"}
 VERBS |= {"fit", "start", "parallel", "connected"}  # how train works
+VERBS |= {"ending", "sweep", "search"}  # how a run ends, and those of many runs
 VERBS |= {"evaluator"}  # the command of evaluate
 VERBS |= {"report", "footprint", "plot"}  # what check says
 VERBS |= {"jobs"}
@@ -27,6 +28,7 @@ VERBS |= {"convert_config", "original"}
 # verbs that live beside the part that they run; only their command may reach out of it, see below
 COMMANDS = {Path(f"data/{name}/command.py") for name in ("synthetic", "convert", "statistics")}
 HYDRA = {Path(f"{name}.py") for name in COMPOSITION | VERBS} | COMMANDS
+HYDRA |= {module for module in MODULES if module.parts[0] in ("sweep", "search")}
 TABLES = Path("model/embeddings.py")  # the one module that needs torchrec
 
 
@@ -113,10 +115,11 @@ def test_only_verbs_import_hydra(module: Path):
 
 
 @pytest.mark.parametrize("module", MODULES, ids=str)
-def test_mlflow_is_imported_only_in_tracking(module: Path):
+def test_a_library_is_imported_only_where_it_is_used(module: Path):
     found = libraries(imported(parsed(module)))
     assert "mlflow" not in found or room(module) == "tracking"
     assert "torchrec" not in found or module == TABLES
+    assert "optuna" not in found or room(module) == "search"
 
 
 def test_tracking_itself_needs_no_mlflow():

@@ -27,8 +27,9 @@ os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 class Run(Protocol):
     """One recorded run, open inside its ``with`` block.
 
-    The block's end records the outcome: FINISHED, KILLED after KeyboardInterrupt or SystemExit,
-    FAILED after any other exception.
+    The block's end records the outcome, see ``recap.outcome.status_of``, and an error's message:
+    FINISHED, also of a pruned run, KILLED after KeyboardInterrupt or SystemExit, FAILED after any
+    other exception.
     """
 
     view: str
@@ -100,8 +101,22 @@ class Tracker(Protocol):
         To be called before the first job starts; raises as ``run`` does.
         """
 
-    def close_sweep(self, sweep_dir: Path, *, complete: bool) -> None:
-        """Record the outcome of the sweep's run: the worst among its jobs; FAILED if incomplete."""
+    def close_sweep(
+        self,
+        sweep_dir: Path,
+        *,
+        status: str,
+        tags: Mapping[str, str] | None = None,
+        objective: float | None = None,
+    ) -> None:
+        """Record the outcome of the sweep's run.
+
+        Args:
+            sweep_dir: as given to ``open_sweep``.
+            status: FINISHED, FAILED, KILLED, or RUNNING where jobs are left in a queue.
+            tags: facts about the outcome.
+            objective: of the best point; tracked as ``objective``.
+        """
 
 
 class NoRun:
@@ -156,5 +171,12 @@ class NoTracker:
     ) -> None:
         """Nothing."""
 
-    def close_sweep(self, sweep_dir: Path, *, complete: bool) -> None:
+    def close_sweep(
+        self,
+        sweep_dir: Path,
+        *,
+        status: str,
+        tags: Mapping[str, str] | None = None,
+        objective: float | None = None,
+    ) -> None:
         """Nothing."""

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from filelock import FileLock
 from mlflow import MlflowClient
-from mlflow.entities import Param
+from mlflow.entities import Param, RunTag
 from mlflow.entities import Run as StoredRun
 from mlflow.exceptions import MlflowException
 from mlflow.tracking.context.registry import resolve_tags
@@ -126,21 +126,33 @@ class MlflowTracker:
         """
         self._begin(sweep_dir, overrides=overrides, config_yaml=config_yaml)
 
-    def close_sweep(self, sweep_dir: Path, *, complete: bool) -> None:
-        """Record the outcome of the sweep's run: the worst among its jobs; FAILED if incomplete."""
+    def close_sweep(
+        self,
+        sweep_dir: Path,
+        *,
+        status: str,
+        tags: Mapping[str, str] | None = None,
+        objective: float | None = None,
+    ) -> None:
+        """Record the outcome of the sweep's run; see ``recap.tracking.Tracker``.
+
+        Raises:
+            ConnectionError: the store does not answer.
+        """
         uri = self.store()
         run_id = read_run_id(sweep_dir, uri)
         if run_id is None:
             return
         with _explained(uri):
-            client, experiment_id = self._open(uri)
-            jobs = client.search_runs(
-                [experiment_id], f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{run_id}'", max_results=10_000
-            )
-            # A job that is still RUNNING now was killed before it could say so.
-            outcomes = {job.info.status.replace("RUNNING", "KILLED") for job in jobs}
-            worst = next((outcome for outcome in ("FAILED", "KILLED") if outcome in outcomes), None)
-            client.set_terminated(run_id, worst or ("FINISHED" if complete else "FAILED"))
+            client, _ = self._open(uri)
+            facts = [RunTag(key, value[:MAX_TAG_LENGTH]) for key, value in (tags or {}).items()]
+            client.log_batch(run_id, tags=facts)
+            if objective is not None:
+                client.log_metric(run_id, "objective", objective)
+            if status == "RUNNING":
+                client.update_run(run_id, status=status)
+            else:
+                client.set_terminated(run_id, status)
 
     def store(self) -> str:
         """URI of the store that will be used; a path in it is absolute."""

@@ -12,9 +12,10 @@ from types import TracebackType
 from typing import Self
 
 from mlflow import MlflowClient
-from mlflow.entities import Metric
+from mlflow.entities import Metric, RunTag
 from mlflow.entities import Run as StoredRun
 
+from recap.outcome import message_of, status_of
 from recap.tracking.provenance import without_passwords
 from recap.tracking.sender import Point, Sender, first_line
 from recap.tracking.system_metrics import SystemMetrics
@@ -23,6 +24,7 @@ log = logging.getLogger(__name__)
 
 METRIC_NAME = re.compile(r"[\w\-. :/]{1,250}", re.ASCII)
 MAX_METRICS_PER_CALL = 1000
+MAX_MESSAGE_LENGTH = 5000
 
 
 class MlflowRun:
@@ -98,11 +100,17 @@ class MlflowRun:
         if self._system_metrics:
             self._system_metrics.close()
         num_lost = self._sender.close()
-        stopped = kind is not None and issubclass(kind, (KeyboardInterrupt, SystemExit))
-        status = "KILLED" if stopped else "FINISHED" if kind is None else "FAILED"
+        came_to = status_of(error)
+        status = {"finished": "FINISHED", "pruned": "FINISHED", "stopped": "KILLED"}.get(
+            came_to, "FAILED"
+        )
         reason = ""
         try:
             if self._owned:
+                # also where nothing is to be said, as a run that goes on may have failed before
+                message = "" if error is None else message_of(error)[:MAX_MESSAGE_LENGTH]
+                tags = [RunTag("outcome", came_to), RunTag("error", message)]
+                self._client.log_batch(self._run_id, tags=tags)
                 self._client.set_terminated(self._run_id, status)
         except Exception as unanswered:  # the run itself is done: say so and leave
             reason = f" and the status {status} ({first_line(unanswered)})"

@@ -1,0 +1,93 @@
+"""The settings of a search, refused with their keys before anything is run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from optuna.pruners import BasePruner
+from optuna.samplers import BaseSampler
+
+from recap.binding import binding_faults
+from recap.compose import Refused
+from recap.nodes import instantiate, located
+from recap.sweep.table import direction
+
+PLACE = "hydra.sweeper"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """The settings; conf/hydra/sweeper/optuna.yaml says what each means.
+
+    ``sampler`` and ``pruner`` are nodes with a ``_target_``: samplers are made anew with another
+    seed, pruners in every trial's process.
+    """
+
+    direction: str | None
+    n_trials: int
+    n_jobs: int
+    sampler: Mapping[str, Any]
+    pruner: Mapping[str, Any]
+    study_name: str
+
+    def direction_for(self, config: DictConfig) -> str | None:
+        """ "minimize" or "maximize": as it is set, or as the objective's metric asks."""
+        return self.direction or direction(config.training.objective)
+
+    def refuse_faults(self, config: DictConfig) -> None:
+        """Tells everything that keeps the search from being run.
+
+        Raises:
+            Refused: with every fault.
+        """
+        faults = []
+        for name in ("n_trials", "n_jobs"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                faults.append(f"{PLACE}.{name}={value}: must be a whole number, 1 or more")
+        if not isinstance(self.study_name, str) or not self.study_name:
+            faults.append(f"{PLACE}.study_name={self.study_name}: must be a name")
+        if self.direction not in (None, "minimize", "maximize"):
+            faults.append(
+                f"{PLACE}.direction={self.direction}: must be minimize, maximize, or null: as the "
+                "metric asks"
+            )
+        objective = config.training.objective
+        if objective is None:
+            faults.append(
+                "training.objective=null: a search compares what it names, "
+                "<partition>/<task or mean>/<metric>, as valid/mean/auroc"
+            )
+        elif self.direction is None and direction(objective) is None:
+            faults.append(
+                f"{PLACE}.direction=null: training.objective={objective} has no better side of "
+                "its own; write minimize or maximize"
+            )
+        if OmegaConf.select(config, "hydra.launcher.detach"):
+            faults.append(
+                "hydra.launcher.detach=true: a search waits for the results of its trials; run it "
+                "with detach=false"
+            )
+        faults += _node_faults(self.sampler, f"{PLACE}.sampler", BaseSampler)
+        faults += _node_faults(self.pruner, f"{PLACE}.pruner", BasePruner)
+        if faults:
+            raise Refused(faults)
+
+
+def _node_faults(node: Any, place: str, kind: Callable[..., Any]) -> list[str]:
+    """What keeps the node from being made into one of the kind."""
+    assert isinstance(kind, type)
+    if not isinstance(node, dict) or "_target_" not in node:
+        return [f"{place}={node}: must be a mapping {{_target_: …}} of a {kind.__name__}"]
+    if faults := list(binding_faults(node, place)):
+        return faults
+    try:
+        made = instantiate(node)
+    except Exception as error:  # whatever a library's constructor refuses with
+        return located(place, error.__cause__ or error, node)
+    if not isinstance(made, kind):
+        return [f"{place}._target_={node['_target_']}: makes no {kind.__name__}"]
+    return []

@@ -1,0 +1,1 @@
+"""Sweeps: many runs from one command line, as one run's children, and what they came to."""

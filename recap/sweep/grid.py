@@ -1,0 +1,103 @@
+"""Every combination of the values that a command line lists, run where it is missing."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from hydra.plugins.launcher import Launcher
+from omegaconf import DictConfig
+
+from recap.compose import Refused
+from recap.outcome import Outcome
+from recap.sweep.parent import Parent, sweep_run
+from recap.sweep.points import Point, composed, launched
+from recap.sweep.table import Results, best_first, direction, sweep_table
+
+log = logging.getLogger(__name__)
+
+
+def combinations(loader: ConfigLoader, overrides: Sequence[str]) -> list[list[str]]:
+    """The overrides of every job of a sweep over these.
+
+    Raises:
+        Refused: values that cannot be listed, as those of an interval.
+    """
+    parsed = OverridesParser.create(config_loader=loader).parse_overrides(list(overrides))
+    for override in parsed:
+        if override.is_sweep_override() and not override.is_discrete_sweep():
+            raise Refused(
+                [
+                    f"{override.input_line}: an interval has no list of values; search in it with "
+                    "hydra/sweeper=optuna, or list values as a,b,c or range(start,stop,step)"
+                ]
+            )
+    try:
+        [batch] = BasicSweeper.split_arguments(parsed, max_batch_size=None)
+    except HydraException as error:
+        raise Refused([str(error)]) from error
+    return batch
+
+
+def sweep(
+    config: DictConfig,
+    loader: ConfigLoader,
+    launcher: Launcher,
+    overrides: Sequence[str],
+    max_batch_size: int | None,
+) -> None:
+    """Runs what is missing of the sweep and prints what all points came to, best first.
+
+    A point that fails stops no other.
+
+    Raises:
+        Refused: before anything is run; see ``composed`` and ``sweep_run``.
+        SystemExit: with 1, where a point failed by an error or none came to its end.
+    """
+    points = composed(loader, config, combinations(loader, overrides))
+    with sweep_run(config) as parent:
+        found: dict[Point, Outcome | None] = {}
+        found |= {point: point.outcome for point in points if point.finished}
+        missing = [point for point in points if point not in found]
+        log.info("%d points, of which %d are finished", len(points), len(found))
+        size = max_batch_size or max(1, len(missing))
+        for first in range(0, len(missing), size):
+            batch = missing[first : first + size]
+            found |= dict(zip(batch, launched(launcher, batch, first), strict=True))
+        results = {point: found[point] for point in points}
+        objective = config.training.objective
+        wanted = direction(objective) if objective else None
+        sweep_dir = Path(config.hydra.sweep.dir).absolute()
+        log.info("\n%s", sweep_table(results, sweep_dir, objective, wanted))
+        record(parent, results, wanted)
+    if parent.status == "FAILED":
+        raise SystemExit(1)
+
+
+def record(parent: Parent, results: Results, wanted: str | None) -> None:
+    """Notes the outcome of a sweep: its status, how many points ended how, the best of them."""
+    statuses = ["queued" if o is None else o.status for o in results.values()]
+    tags = {
+        f"points.{s.replace(' ', '_')}": str(statuses.count(s)) for s in dict.fromkeys(statuses)
+    }
+    if "queued" in statuses:
+        parent.status = "RUNNING"
+    elif "failed" in statuses or not {"finished", "pruned"} & set(statuses):
+        parent.status = "FAILED"
+    best = next(iter(best_first(results, wanted)), None)
+    came_to = None if best is None else results[best]
+    if wanted and best and came_to and _measured(came_to):
+        tags |= {"best.overrides": best.told, "best.run": str(best.run_dir)}
+        parent.objective = came_to.objective
+    parent.tags = tags
+
+
+def _measured(came_to: Outcome) -> bool:
+    value = came_to.objective
+    return came_to.status == "finished" and value is not None and math.isfinite(value)

@@ -1,0 +1,155 @@
+"""The points of a sweep: composed before any is run, run where they are missing."""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.errors import CompactHydraException
+from hydra.plugins.launcher import Launcher
+from omegaconf import DictConfig, OmegaConf
+
+from recap import outcome
+from recap.compose import Refused
+from recap.outcome import Outcome
+from recap.run_config import config_digest, read_config
+
+log = logging.getLogger(__name__)
+
+MAX_TOLD = 5  # of the values that differ
+
+
+@dataclass(frozen=True)
+class Point:
+    """One run of a sweep.
+
+    Args:
+        overrides: of its job.
+        told: those that tell it from the other points, for people.
+        run_dir: the run's folder, absolute.
+        config: digest of its composed config.
+    """
+
+    overrides: tuple[str, ...]
+    told: str
+    run_dir: Path
+    config: str
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """What the point came to; None where it has not ended, or was another config's."""
+        kept = outcome.read(self.run_dir)
+        return kept if kept is not None and kept.config == self.config else None
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is left to run."""
+        return (kept := self.outcome) is not None and kept.status == "finished"
+
+
+def composed(
+    loader: ConfigLoader, config: DictConfig, jobs: Sequence[Sequence[str]]
+) -> list[Point]:
+    """The points whose jobs have these overrides.
+
+    Raises:
+        Refused: with the faults of all that cannot be composed, and the folders that several share.
+    """
+    common = set.intersection(*map(set, jobs)) if len(jobs) > 1 else set()
+    points, faults = [], []
+    configs: list[DictConfig] = []
+    for overrides in jobs:
+        told = [o for o in overrides if o not in common and not o.startswith("hydra.")]
+        try:
+            cfg = loader.load_sweep_config(config, list(overrides))
+        except CompactHydraException as error:
+            faults += str(error).splitlines()
+            continue
+        configs.append(cfg)
+        run_dir = Path(cfg.training.save_dir).absolute()
+        points.append(Point(tuple(overrides), " ".join(told), run_dir, config_digest(cfg)))
+    folders: dict[Path, list[Point]] = defaultdict(list)
+    for point in points:
+        folders[point.run_dir].append(point)
+    for run_dir, sharing in folders.items():
+        if len(sharing) > 1:
+            shown = "; ".join(point.told for point in sharing[:MAX_TOLD])
+            faults.append(
+                f"training.save_dir={run_dir}: {len(sharing)} points of the sweep would train in "
+                f"this folder ({shown}); hydra.sweep.dir=… names the folder of the sweep, in "
+                "which each has its own"
+            )
+    if faults:
+        raise Refused(list(dict.fromkeys(faults)))
+    for point, cfg in zip(points, configs, strict=True):
+        _tell_changes(point, cfg)
+    return points
+
+
+def launched(launcher: Launcher, points: Sequence[Point], first: int) -> list[Outcome | None]:
+    """What the points come to as jobs, numbered from ``first``; None for one left in a queue."""
+    for point in points:  # so that what is there afterwards is of this run
+        outcome.remove(point.run_dir)
+    jobs = launcher.launch([list(point.overrides) for point in points], initial_job_idx=first)
+    return [_ended(point, job) for point, job in zip(points, jobs, strict=True)]
+
+
+def _ended(point: Point, job: JobReturn) -> Outcome | None:
+    kept = outcome.read(point.run_dir)
+    if job.status == JobStatus.UNKNOWN or (kept is not None and job.status == JobStatus.COMPLETED):
+        return kept
+    if job.status == JobStatus.COMPLETED:
+        value = job.return_value
+        value = float(value) if isinstance(value, int | float) else None
+        return Outcome(status="finished", config=point.config, objective=value)
+    error = job._return_value  # the property raises it
+    if not isinstance(error, CompactHydraException) and isinstance(error, BaseException):
+        log.error("%s", point.told, exc_info=error)
+    message = outcome.message_of(error) if isinstance(error, BaseException) else str(error)
+    return kept or Outcome(status="failed", config=point.config, message=message)
+
+
+def _tell_changes(point: Point, cfg: DictConfig) -> None:
+    """Warns of a run that was made under other values than those it would go on with."""
+    kept = outcome.read(point.run_dir)
+    if kept is None or kept.config == point.config:
+        return
+    try:
+        before = read_config(point.run_dir)
+    except ValueError:
+        return
+    differing = _differing(before, cfg)
+    told = ", ".join(differing[:MAX_TOLD]) + (", …" if len(differing) > MAX_TOLD else "")
+    log.warning(
+        "%s: its config has changed since it %s%s; it goes on from its last checkpoint",
+        point.run_dir,
+        "was " + kept.status if kept.status in ("pruned", "stopped") else kept.status,
+        f" ({told})" if told else "",
+    )
+
+
+def _differing(before: DictConfig, now: DictConfig) -> list[str]:
+    """``path: old → new`` of every value of two configs that differs."""
+    old, new = (dict(_leaves(OmegaConf.to_container(cfg), "")) for cfg in (before, now))
+    paths = [p for p in dict.fromkeys([*old, *new]) if not p.startswith(("hydra.", "tracking."))]
+    none = "nothing"
+    return [
+        f"{path}: {old.get(path, none)} → {new.get(path, none)}"
+        for path in paths
+        if old.get(path, none) != new.get(path, none) and path != "training.save_dir"
+    ]
+
+
+def _leaves(node: object, path: str) -> list[tuple[str, object]]:
+    if not isinstance(node, dict):
+        return [(path, node)]
+    return [
+        leaf
+        for key, value in node.items()
+        for leaf in _leaves(value, f"{path}.{key}" if path else str(key))
+    ]
