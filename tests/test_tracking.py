@@ -300,7 +300,7 @@ def test_no_tracking_imports_no_mlflow() -> None:
             run.log(1, {"loss": 0.5})
             run.artifact(Path("nothing"))
             run.flush()
-        tracker.close_sweep(Path("nowhere"), complete=True)
+        tracker.close_sweep(Path("nowhere"), status="FINISHED")
         assert run.view == ""
         print("mlflow" in sys.modules, Path("nowhere").exists())
         """,
@@ -532,75 +532,44 @@ def test_flush_hands_over_everything_logged_before(caplog: pytest.LogCaptureFixt
 
 # Sweeps
 
-SWEEP = """
-    from pathlib import Path
-    import hydra
-    from hydra.core.hydra_config import HydraConfig
-    from omegaconf import OmegaConf
 
-    @hydra.main(config_path=None, config_name="sweep", version_base="1.3")
-    def main(cfg):
-        job = HydraConfig.get()
-        tracker = hydra.utils.instantiate(cfg.tracking)
-        with tracker.run(
-            Path(job.runtime.output_dir),
-            overrides=list(job.overrides.task),
-            name=job.job.override_dirname,
-            parent=Path(job.sweep.dir) if job.mode.name == "MULTIRUN" else None,
-        ) as run:
-            run.log(1, {"loss": cfg.x})
-            if cfg.x == 3:
-                raise ValueError("three")
+def test_a_sweep_is_a_run_that_its_jobs_are_children_of(tracker: MlflowTracker, runs: Path) -> None:
+    tracker.open_sweep(runs / "sweep", overrides=["x=1,2"], config_yaml="x: 0\n")
+    with tracker.run(runs / "sweep" / "x=1", name="x=1", parent=runs / "sweep"):
+        pass
+    sweep = stored(tracker, runs / "sweep")
+    job = stored(tracker, runs / "sweep" / "x=1")
+    assert sweep.info.status == "RUNNING"
+    assert sweep.data.params == {"x": "1,2"}
+    assert job.data.tags["mlflow.parentRunId"] == sweep.info.run_id
 
-    main()
-    """
+    tracker.close_sweep(runs / "sweep", status="FAILED", tags={"points.failed": "1"}, objective=0.5)
+    closed = stored(tracker, runs / "sweep")
+    assert closed.info.status == "FAILED"
+    assert closed.data.tags["points.failed"] == "1"
+    assert closed.data.metrics == {"objective": 0.5}
 
-SWEEP_CONFIG = """
-    x: 0
-    tracking:
-      _target_: recap.tracking.mlflow.MlflowTracker
-      folder: ???
-      system_metrics: false
-    hydra:
-      callbacks:
-        sweep_run:
-          _target_: recap.sweep.SweepRun
-      sweep:
-        dir: ${tracking.folder}/sweep
-        subdir: ${hydra.job.override_dirname}
-      job:
-        config:
-          override_dirname:
-            exclude_keys: [tracking.folder]
-    """
+    tracker.open_sweep(runs / "sweep", overrides=["x=1,2"], config_yaml="x: 0\n")
+    tracker.close_sweep(runs / "sweep", status="RUNNING")
+    assert stored(tracker, runs / "sweep").info.run_id == sweep.info.run_id
+    assert stored(tracker, runs / "sweep").info.status == "RUNNING"
 
 
-def test_a_sweep_is_a_parent_run_with_its_jobs_as_children(
-    tracker: MlflowTracker, runs: Path
-) -> None:
-    (runs / "sweep.yaml").write_text(textwrap.dedent(SWEEP_CONFIG))
-    (runs / "sweep.py").write_text(textwrap.dedent(SWEEP))
+def test_how_a_run_ended_is_recorded_with_its_reason(tracker: MlflowTracker, runs: Path) -> None:
+    class Early(RuntimeError):
+        outcome = "pruned"
 
-    def sweep(values: str) -> tuple[int, StoredRun, dict[str | None, str]]:
-        command = [sys.executable, str(runs / "sweep.py"), "--config-dir", str(runs), "-m"]
-        command += [f"x={values}", f"tracking.folder={runs}"]
-        done = subprocess.run(command, env=ENVIRONMENT, cwd=runs, capture_output=True, text=True)
-        assert "Callback" not in done.stderr
-        parent = stored(tracker, runs / "sweep")
-        jobs = MlflowClient(tracker.store()).search_runs(
-            [parent.info.experiment_id],
-            f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'",
-        )
-        return done.returncode, parent, {job.info.run_name: job.info.status for job in jobs}
-
-    returncode, parent, jobs = sweep("1,2")
-    assert returncode == 0
-    assert parent.info.status == "FINISHED"
-    assert parent.data.params["x"] == "1,2"
-    assert jobs == {"x=1": "FINISHED", "x=2": "FINISHED"}
-
-    returncode, again, jobs = sweep("2,3")
-    assert returncode == 1
-    assert again.info.run_id == parent.info.run_id
-    assert again.info.status == "FAILED"
-    assert jobs == {"x=1": "FINISHED", "x=2": "FINISHED", "x=3": "FAILED"}
+    for error, status, came_to in [
+        (ArithmeticError("too large"), "FAILED", "failed"),
+        (Early("at step 2"), "FINISHED", "pruned"),
+        (KeyboardInterrupt(), "KILLED", "stopped"),
+    ]:
+        with pytest.raises(type(error)), tracker.run(runs / "one"):
+            raise error
+        entry = stored(tracker, runs / "one")
+        assert (entry.info.status, entry.data.tags["outcome"]) == (status, came_to)
+        assert str(error) in entry.data.tags["error"]
+    with tracker.run(runs / "one"):
+        pass
+    entry = stored(tracker, runs / "one")
+    assert (entry.data.tags["outcome"], entry.data.tags["error"]) == ("finished", "")

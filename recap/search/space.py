@@ -80,7 +80,7 @@ def _distribution(override: Override) -> BaseDistribution:
     )
 
     value = override.value()
-    if isinstance(value, ChoiceSweep) and not override.is_glob_sweep():
+    if isinstance(value, ChoiceSweep):
         if value.shuffle or value.tags:
             raise ValueError("a search takes categories as they are; without shuffle and tag")
         # as text: a category may be a list, a mapping or null

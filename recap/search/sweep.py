@@ -25,7 +25,7 @@ from recap.search.space import ends, job_overrides, split
 from recap.search.study import OUTCOME, asked, opened, trial_of
 from recap.search.trial import write_trial
 from recap.sweep.grid import record
-from recap.sweep.parent import sweep_run
+from recap.sweep.parent import Parent, sweep_run
 from recap.sweep.points import Point, composed, launched
 from recap.sweep.table import sweep_table
 
@@ -66,7 +66,7 @@ def sweep(
             direction=search.direction_for(config),
         )
         _refuse_other_study(study, config, space, sweep_dir, search)
-        trials = Trials(config, loader, launcher, study, fixed, sweep_dir, search)
+        trials = Trials(config, loader, launcher, study, fixed, sweep_dir, search, parent)
         trials.run(space)
         results = trials.results()
         objective, wanted = config.training.objective, search.direction_for(config)
@@ -89,6 +89,7 @@ class Trials:
     fixed: Sequence[str]
     sweep_dir: Path
     search: Search
+    parent: Parent
     ended: dict[Point, Outcome] = field(default_factory=dict)  # by this process
     _launched: int = 0
 
@@ -155,6 +156,7 @@ class Trials:
                 raise Refused(
                     ["hydra/launcher: it left trials in a queue; a search waits for their results"]
                 )
+            self.parent.record_failure(point, came_to, self.loader)
             self._tell(trials[number], point, came_to)
 
     def _tell(self, trial: FrozenTrial, point: Point, came_to: Outcome) -> None:

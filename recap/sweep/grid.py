@@ -63,13 +63,15 @@ def sweep(
     points = composed(loader, config, combinations(loader, overrides))
     with sweep_run(config) as parent:
         found: dict[Point, Outcome | None] = {}
-        found |= {point: point.outcome for point in points if point.finished}
+        found |= {point: point.outcome for point in points if point.has_result}
         missing = [point for point in points if point not in found]
-        log.info("%d points, of which %d are finished", len(points), len(found))
+        log.info("%d points, of which %d have a result", len(points), len(found))
         size = max_batch_size or max(1, len(missing))
         for first in range(0, len(missing), size):
             batch = missing[first : first + size]
             found |= dict(zip(batch, launched(launcher, batch, first), strict=True))
+            for point in batch:
+                parent.record_failure(point, found[point], loader)
         results = {point: found[point] for point in points}
         objective = config.training.objective
         wanted = direction(objective) if objective else None

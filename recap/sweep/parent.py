@@ -4,35 +4,87 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+from hydra.core.config_loader import ConfigLoader
 from hydra.errors import CompactHydraException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from recap import nodes
+from recap import nodes, outcome
 from recap.compose import Refused
 from recap.distributed.launched import launched
+from recap.outcome import Outcome
+from recap.sweep.points import Point
+from recap.tracking import Tracker
 from recap.tracking.provenance import without_passwords
 
 log = logging.getLogger(__name__)
 
 
+class PointFailed(RuntimeError):
+    """What a point's run is recorded to have ended with, where it could not say so itself."""
+
+
 @dataclass
 class Parent:
-    """What is recorded of a sweep when its block ends.
+    """The sweep's run while it is open, and what is recorded of it when its block ends.
 
     Args:
+        config: of the sweep.
+        tracker: that records it.
         status: "FINISHED" or "FAILED"; "RUNNING" for one whose jobs are left in a queue.
         tags: facts about the outcome.
         objective: the best point's.
     """
 
+    config: DictConfig
+    tracker: Tracker
     status: str = "FINISHED"
     tags: Mapping[str, str] = field(default_factory=dict)
     objective: float | None = None
+
+    def record_failure(self, point: Point, came_to: Outcome | None, loader: ConfigLoader) -> None:
+        """Records a point that failed before it had a run, or was killed, as failed.
+
+        Nothing of one that has said it itself, or whose folder another process trains in.
+        """
+        if came_to is None or came_to.status != "failed" or outcome.read(point.run_dir):
+            return
+        point.run_dir.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(point.run_dir / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            return
+        try:
+            outcome.write(point.run_dir, came_to)
+            cfg = loader.load_sweep_config(self.config, list(point.overrides))
+            run = self.tracker.run(
+                point.run_dir,
+                overrides=list(cfg.hydra.overrides.task),
+                config_yaml=config_yaml(cfg),
+                name=point.run_dir.name,
+                parent=Path(self.config.hydra.sweep.dir).absolute(),
+            )
+            with suppress(PointFailed), run:
+                raise PointFailed(came_to.message)
+        except (OSError, ValueError) as error:
+            log.warning("tracking: the failure of %s was not recorded: %s", point.run_dir, error)
+        finally:
+            lock.release()
+
+
+def config_yaml(cfg: DictConfig) -> str:
+    """A composed config without Hydra's section, as text; resolved where that is possible."""
+    rest = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
+    try:
+        return OmegaConf.to_yaml(rest, resolve=True)
+    except OmegaConfBaseException:
+        return OmegaConf.to_yaml(rest)
 
 
 @contextmanager
@@ -72,16 +124,13 @@ def sweep_run(config: DictConfig) -> Iterator[Parent]:
             ]
         ) from error
     try:
-        config_yaml = OmegaConf.to_yaml(
-            OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
-        )
         (sweep_dir / "multirun.yaml").write_text(without_passwords(OmegaConf.to_yaml(config)))
         try:
             overrides = list(config.hydra.overrides.task)
-            tracker.open_sweep(sweep_dir, overrides=overrides, config_yaml=config_yaml)
+            tracker.open_sweep(sweep_dir, overrides=overrides, config_yaml=config_yaml(config))
         except (ConnectionError, ValueError) as error:
             raise CompactHydraException(str(error)) from error
-        parent = Parent()
+        parent = Parent(config, tracker)
         try:
             yield parent
         except BaseException as error:
@@ -89,14 +138,14 @@ def sweep_run(config: DictConfig) -> Iterator[Parent]:
             parent.status = "KILLED" if stopped else "FAILED"
             raise
         finally:
-            _close(tracker, sweep_dir, parent)
+            _close(sweep_dir, parent)
     finally:
         lock.release()
 
 
-def _close(tracker: object, sweep_dir: Path, parent: Parent) -> None:
+def _close(sweep_dir: Path, parent: Parent) -> None:
     try:
-        tracker.close_sweep(  # type: ignore[attr-defined]
+        parent.tracker.close_sweep(
             sweep_dir, status=parent.status, tags=parent.tags, objective=parent.objective
         )
     except ConnectionError as error:  # the sweep itself is done

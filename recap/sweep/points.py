@@ -47,9 +47,9 @@ class Point:
         return kept if kept is not None and kept.config == self.config else None
 
     @property
-    def finished(self) -> bool:
-        """Whether nothing is left to run."""
-        return (kept := self.outcome) is not None and kept.status == "finished"
+    def has_result(self) -> bool:
+        """Whether nothing is left to run: a run that came to no number would do so again."""
+        return (kept := self.outcome) is not None and kept.status in ("finished", "not finite")
 
 
 def composed(
@@ -126,9 +126,8 @@ def _tell_changes(point: Point, cfg: DictConfig) -> None:
     differing = _differing(before, cfg)
     told = ", ".join(differing[:MAX_TOLD]) + (", …" if len(differing) > MAX_TOLD else "")
     log.warning(
-        "%s: its config has changed since it %s%s; it goes on from its last checkpoint",
+        "%s: its config has changed since it was last run%s; it goes on from its last checkpoint",
         point.run_dir,
-        "was " + kept.status if kept.status in ("pruned", "stopped") else kept.status,
         f" ({told})" if told else "",
     )
 
