@@ -17,6 +17,7 @@ from recap.batch import Batch
 from recap.model.dense import DenseInputs
 from recap.model.module_names import module_key
 from recap.model.pretrained import start_from
+from recap.model.table_shards import table_norms
 from recap.nearest import nearest
 from recap.schema import Schema, Sparse
 
@@ -145,22 +146,28 @@ class EmbeddingTables(nn.Module):
         """The sparse inputs that are read."""
         return set().union(*self.features.values())
 
-    def table(self, name: str) -> nn.EmbeddingBag:
-        """The table called ``name``; its weight is [slots, embedding_dim]."""
-        table = self.collection.get_submodule(f"embedding_bags.{module_key(name)}")
-        assert isinstance(table, nn.EmbeddingBag)
-        return table
+    def table(self, name: str) -> nn.Module:
+        """The table called ``name``; its weight is [slots, embedding_dim].
+
+        Where tables are split over ranks, it is what this rank has of it: perhaps no rows at all.
+        """
+        return self.collection.get_submodule(f"embedding_bags.{module_key(name)}")
+
+    def weight(self, name: str) -> Tensor:
+        """The weight of the table called ``name``; split over ranks, a ShardedTensor of it all."""
+        return self.collection.state_dict()[f"embedding_bags.{module_key(name)}.weight"]
 
     def norms(self) -> dict[str, Tensor]:
         """Of each table to log ``embedding_norm/<table>``, the L2 norm of its weight, [] float32.
 
-        And ``embedding_row_norm/<table>``, the mean L2 norm of a slot's vector.
+        And ``embedding_row_norm/<table>``, the mean L2 norm of a slot's vector. All ranks that
+        tables are split over must call this together.
         """
         found = {}
         for name in self.tables_to_log:
-            rows = torch.linalg.vector_norm(self.table(name).weight.detach(), dim=1)
-            found[f"embedding_norm/{name}"] = torch.linalg.vector_norm(rows)
-            found[f"embedding_row_norm/{name}"] = rows.mean()
+            norm, row_norm = table_norms(self.weight(name))
+            found[f"embedding_norm/{name}"] = norm
+            found[f"embedding_row_norm/{name}"] = row_norm
         return found
 
     def _start(self, schema: Schema) -> None:
@@ -178,22 +185,43 @@ class EmbeddingTables(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """The pooled embeddings, [B, out_features]."""
-        from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
-
-        read = [(name, feature) for name, features in self.features.items() for feature in features]
-        bags = [batch.sparse[feature] for _, feature in read]
-        # length_per_key is known here; torchrec would sum it up and wait for the device
-        ids = KeyedJaggedTensor(
-            keys=[_key(name, feature) for name, feature in read],
-            values=torch.cat([self._kept(name, batch.sparse[f].slots) for name, f in read]),
-            lengths=torch.cat([bag.offsets.diff() for bag in bags]),
-            length_per_key=[len(bag.slots) for bag in bags],
-        )
-        pooled = self.collection(ids).values()
+        trains = torch.is_grad_enabled()
+        # inference mode lacks the lookups of fbgemm that update tables in backward
+        with torch.inference_mode(False), torch.set_grad_enabled(trains):
+            pooled = self._pooled(batch)
         if not any(table.dropout for table in self.settings.values()):
             return pooled
         parts = zip(self.dropouts, pooled.split(self.widths, dim=1), strict=True)
         return torch.cat([dropout(part) for dropout, part in parts], dim=1)
+
+    def _pooled(self, batch: Batch) -> Tensor:
+        from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+        read = [(name, feature) for name, features in self.features.items() for feature in features]
+        bags = [batch.sparse[feature] for _, feature in read]
+        lengths = [bag.offsets.diff() for bag in bags]
+        keys = [_key(name, feature) for name, feature in read]
+        # length_per_key is known here; torchrec would sum it up and wait for the device
+        found = self.collection(
+            KeyedJaggedTensor(
+                keys=keys,
+                values=torch.cat([self._kept(name, batch.sparse[f].slots) for name, f in read]),
+                lengths=torch.cat(lengths),
+                length_per_key=[len(bag.slots) for bag in bags],
+            )
+        )
+        means = {name for name, table in self.settings.items() if table.pooling == "mean"}
+        if not means and found.keys() == keys:  # tables that are split come in another order
+            return found.values()
+        # torchrec's own means are wrong where some tables are split by rows and others are not
+        sums = zip(read, keys, lengths, strict=True)
+        return torch.cat(
+            [
+                found[key] / bag.clamp(min=1).unsqueeze(1) if name in means else found[key]
+                for (name, _), key, bag in sums
+            ],
+            dim=1,
+        )
 
     def _kept(self, name: str, slots: Tensor) -> Tensor:
         """The ids [V] of a table, in training some of them as if out of vocabulary."""
@@ -230,7 +258,7 @@ def _collection(
                 num_embeddings=slots,
                 embedding_dim=table.embedding_dim,
                 feature_names=[_key(name, feature) for feature in features[name]],
-                pooling=PoolingType[table.pooling.upper()],
+                pooling=PoolingType.SUM,
                 init_fn=partial(nn.init.normal_, std=table.init_std),
             )
         )

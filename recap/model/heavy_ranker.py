@@ -214,17 +214,24 @@ class HeavyRanker(nn.Module):
         ``towers`` by task (tower and affine map), ``tables`` by embedding table, and ``backbone``:
         all the rest, the input layers included. ``embeddings`` names all embeddings' weights.
         """
-        named = [(name, p) for name, p in self.named_parameters() if p.requires_grad]
+        # a frozen table that is split requires gradients all the same, see split_tables
+        frozen = {id(table.weight) for _, table, trainable in self._tables() if not trainable}
+        named = [
+            (name, p)
+            for name, p in self.named_parameters()
+            if p.requires_grad and id(p) not in frozen
+        ]
         towers: dict[str, dict[str, nn.Parameter]] = {}
         for task in self.tasks:
             own = tuple(f"{part}.{module_key(task)}." for part in ("towers", "affine_maps"))
             towers[task] = {name: p for name, p in named if name.startswith(own)}
-        weights = {id(table.weight): name for name, table in self._tables()}
+        weights = {id(table.weight): name for name, table, _ in self._tables()}
         tables = {weights[id(p)]: {name: p} for name, p in named if id(p) in weights}
         placed = {name for own in (*towers.values(), *tables.values()) for name in own}
         rest = {name: p for name, p in named if name not in placed}
         kinds = (nn.Embedding, nn.EmbeddingBag)
         embeddings = {f"{n}.weight" for n, part in self.named_modules() if isinstance(part, kinds)}
+        embeddings |= {name for table in tables.values() for name in table}
         return {"towers": towers, "backbone": rest, "tables": tables, "embeddings": embeddings}
 
     def embedding_norms(self) -> dict[str, Tensor]:
@@ -241,9 +248,10 @@ class HeavyRanker(nn.Module):
         """The schema's inputs that are read: those that layers and stratifiers say as ``reads``."""
         return read_by(self).union(*(s.reads for s in self.stratifiers.values()))
 
-    def _tables(self) -> list[tuple[str, nn.EmbeddingBag]]:
+    def _tables(self) -> list[tuple[str, nn.Module, bool]]:
+        """Name and module of every embedding table, and whether it is trained."""
         return [
-            (name, layer.table(name))
+            (name, layer.table(name), layer.settings[name].trainable)
             for layer in self.inputs.values()
             if isinstance(layer, EmbeddingTables)
             for name in layer.features
@@ -294,8 +302,8 @@ def _refuse(faults: list[str]) -> None:
         raise ValueError("\n".join(faults))
 
 
-def _tables_named_twice(tables: list[tuple[str, nn.EmbeddingBag]]) -> list[str]:
-    names = [name for name, _ in tables]
+def _tables_named_twice(tables: list[tuple[str, nn.Module, bool]]) -> list[str]:
+    names = [name for name, *_ in tables]
     return [
         f"model.inputs: embedding table {name!r} is in two inputs; rename one and name its features"
         for name in sorted({name for name in names if names.count(name) > 1})

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch.nn import Parameter
 
+from recap.optimizer.fused import FusedTables
+
 
 def named_groups(
     *,
@@ -63,4 +65,7 @@ def set_learning_rates(optimizer: torch.optim.Optimizer, step: int) -> dict[str,
     rates = {}
     for group in optimizer.param_groups:
         group["lr"] = rates[group["name"]] = group["learning_rate"](step)
+    for part in getattr(optimizer, "parts", (optimizer,)):
+        if isinstance(part, FusedTables):
+            part.take_rates()
     return rates
