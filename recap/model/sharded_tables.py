@@ -77,7 +77,7 @@ def split_tables(
             device=device,
             plan=plan,
             sharders=[sharder()],
-            init_data_parallel=False,  # the rest of the ranker is not torchrec's, see recap.parallel
+            init_data_parallel=False,  # the rest of the ranker is recap.parallel's
             init_parameters=False,
         )
     for layer, start in zip(layers, starts, strict=True):
