@@ -24,7 +24,7 @@ from recap.connected import connected, told_plainly
 from recap.console import metrics_table
 from recap.distributed import Ranks
 from recap.evaluate import Results, evaluate, flat, shown
-from recap.experiment import Parts, assemble, refuse_together
+from recap.experiment import Parts, assemble, for_other_devices, refuse_together, told_once
 
 log = logging.getLogger(__name__)
 
@@ -70,16 +70,13 @@ def evaluate_run(cfg: DictConfig, overrides: Sequence[str] = ()) -> Results:
         DataError, CheckpointError: damaged files.
     """
     if OmegaConf.is_missing(cfg, "run"):
-        raise Refused(["run: missing; name the folder of a run, run=runs/…"])
+        raise Refused([NO_RUN])
     with connected(cfg) as ranks:
         return _evaluate_run(cfg, overrides, ranks)
 
 
 def _evaluate_run(cfg: DictConfig, overrides: Sequence[str], ranks: Ranks) -> Results:
-    parts = assemble(OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key not in OWN_KEYS]))
-    faults = [*_faults(cfg), *(f for f in parts.faults if not any_at([f], *ASIDE))]
-    if parts.ranker is None:
-        faults = faults or parts.faults
+    parts, faults = _assembled(cfg)
     refuse_together(faults, ranks)
     assert parts.training is not None
     parts.optimizer = None  # its moments need not take room
@@ -114,6 +111,23 @@ def _everywhere(
 
 
 OWN_KEYS = ("run", "checkpoint", "follow")
+
+
+NO_RUN = "run: missing; name the folder of a run, run=runs/…"
+
+
+def _assembled(cfg: DictConfig, num_ranks: int | None = None) -> tuple[Parts, list[str]]:
+    own = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key not in OWN_KEYS])
+    parts = assemble(own, num_ranks)
+    faults = [*_faults(cfg), *(f for f in parts.faults if not any_at([f], *ASIDE))]
+    return parts, faults or (parts.faults if parts.ranker is None else [])
+
+
+def faults_of(cfg: DictConfig, num_ranks: int) -> list[str]:
+    """What is wrong with the command, for so many ranks on machines with other devices."""
+    if OmegaConf.is_missing(cfg, "run"):
+        return [NO_RUN]
+    return told_once(_assembled(for_other_devices(cfg), num_ranks)[1])
 
 
 def _faults(cfg: DictConfig) -> Iterator[str]:
@@ -203,7 +217,7 @@ def _record(
             run.log(step, flat(recorded))
 
 
-@hydra_command("evaluate")
+@hydra_command("evaluate", check=faults_of)
 def main(cfg: DictConfig) -> None:
     """The command; see ``evaluate_run``. What a user can mend is printed without a trace."""
     with told_plainly():

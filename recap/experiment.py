@@ -107,11 +107,17 @@ def prepare(cfg: DictConfig, ranks: Ranks = ALONE) -> Experiment:
 
 def faults(cfg: DictConfig, num_ranks: int) -> list[str]:
     """What is wrong with ``cfg``, for a run of so many ranks on machines with other devices."""
-    cfg = cfg.copy()
-    if str(OmegaConf.select(cfg, "training.device")).startswith("cuda"):
-        cfg.training.device = "cpu"
-    parts = assemble(cfg, num_ranks)
+    parts = assemble(for_other_devices(cfg), num_ranks)
     return told_once(told_at_origin(parts.faults, parts.origins))
+
+
+def for_other_devices(cfg: DictConfig) -> DictConfig:
+    """``cfg`` as it can be checked where there is no GPU: where a job is queued from."""
+    if not str(OmegaConf.select(cfg, "training.device")).startswith("cuda"):
+        return cfg
+    cfg = cfg.copy()
+    cfg.training.device = "cpu"
+    return cfg
 
 
 def told_once(faults: Sequence[str]) -> list[str]:

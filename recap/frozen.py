@@ -34,12 +34,20 @@ def freeze(config: DictConfig, path: Path) -> None:
     would read another clock.
     """
     config = config.copy()
-    with flag_override(config, ["struct", "readonly"], [False, False]):
-        for node, key in list(_clock_readings(config)):
-            node[key] = node[key]
+    _settle(config)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w") as file:  # it may hold the password of a tracking server
         file.write(OmegaConf.to_yaml(config))
+
+
+def differs(config: DictConfig, path: Path) -> bool:
+    """Whether a config is another one than that of ``path``, apart from Hydra's own part."""
+    config, kept = config.copy(), thawed(path)
+    _settle(config)
+    for each in (config, kept):
+        with open_dict(each):
+            del each["hydra"]
+    return OmegaConf.to_container(config) != OmegaConf.to_container(kept)
 
 
 def thawed(path: Path) -> DictConfig:
@@ -105,6 +113,12 @@ def _run(config: DictConfig, function: Any) -> Any:
         return done.return_value
     finally:
         Singleton.instance(HydraConfig).cfg = None
+
+
+def _settle(config: DictConfig) -> None:
+    with flag_override(config, ["struct", "readonly"], [False, False]):
+        for node, key in list(_clock_readings(config)):
+            node[key] = node[key]
 
 
 def _clock_readings(node: Container) -> Iterator[tuple[Any, Any]]:

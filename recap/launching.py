@@ -16,6 +16,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus, configure_log
 from hydra.errors import CompactHydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from recap import frozen
@@ -23,16 +24,16 @@ from recap.binding import binding_faults
 from recap.compose import Refused
 from recap.launcher import local, slurm, snapshot
 from recap.launcher.devices import share
-from recap.launcher.ends import ends
 from recap.launcher.settings import JobSettings, LocalSettings, SlurmSettings
-from recap.launcher.submission import Job, Submission, new_folder, now
-from recap.launcher.waiting import Outcome, told, wait
+from recap.launcher.states import states
+from recap.launcher.submission import Job, Submission, new_folder, now, submissions_of
+from recap.launcher.waiting import Found, Outcome, told, wait
 
 KINDS: Mapping[str, type[JobSettings]] = {"slurm": SlurmSettings, "local": LocalSettings}
 
 
-class JobsFailed(CompactHydraException):
-    """Jobs that did not end well; the message lists all of them."""
+class JobFailed(CompactHydraException):
+    """A job that did not end well; the message says which, where its log is and what it says."""
 
 
 def launch_one(kind: str, function: Any, config: DictConfig) -> Any:
@@ -45,18 +46,22 @@ def launch_one(kind: str, function: Any, config: DictConfig) -> Any:
 
     Raises:
         Refused: a config or settings at fault, or SLURM does not take the job; nothing is queued.
-        JobsFailed: the job did not end well.
+        JobFailed: the job did not end well.
     """
     [done] = _launch(kind, function, config, [config], _run_dir(config))
-    if isinstance(done._return_value, JobsFailed):  # Hydra's own return_value prints a trace
-        raise done._return_value
+    if done.status == JobStatus.FAILED:
+        raise done._return_value  # Hydra's own return_value prints before it raises
     return done.return_value
 
 
 def launch_sweep(
     kind: str, function: Any, master: DictConfig, configs: Sequence[DictConfig], first_number: int
 ) -> Sequence[JobReturn]:
-    """Queues the jobs of a sweep; see ``launch_one``. A failed one's return raises JobsFailed."""
+    """Queues the jobs of a sweep, several as one array; see ``launch_one``.
+
+    The return of one that did not end well raises JobFailed, that of one left in the queue is of
+    status UNKNOWN.
+    """
     configure_log(master.hydra.hydra_logging, master.hydra.verbose)
     for number, config in enumerate(configs):
         frozen.number(config, first_number + number)
@@ -92,7 +97,11 @@ def settings_of(kind: str, plain: Mapping[str, Any]) -> JobSettings:
 def _launch(
     kind: str, function: Any, master: DictConfig, configs: Sequence[DictConfig], place: Path
 ) -> list[JobReturn]:
-    """Checks and queues the configs, all or none; records are kept below ``place``."""
+    """Checks and queues the configs, all or none; records are kept below ``place``.
+
+    What is in the queue already, the same command with the same config, is not queued again but
+    waited for.
+    """
     plain: Any = OmegaConf.to_container(master.hydra.launcher, resolve=True)
     try:
         settings, faults = settings_of(kind, plain), []
@@ -100,25 +109,71 @@ def _launch(
         settings, faults = LocalSettings(check=plain.get("check") is not False), refused.faults
     if settings.check:
         faults = [*faults, *_config_faults(function, configs, settings.num_tasks)]
+    module = _module(function)
     if faults:
         raise Refused(faults)
+    queued = _queued_before(module, configs, place)
+    new = [index for index in range(len(configs)) if index not in queued]
+    new_configs = [configs[index] for index in new]
     name = f"recap-{master.hydra.job.name}"
     if settings.preview:
-        print(_preview(settings, name, configs, place))
-        return [_returned(config, None) for config in configs]
-    submission = _submitted(kind, function, settings, name, configs, place)
-    print(told(submission), flush=True)
+        print(_preview(settings, name, new_configs, place) if new else "nothing to submit")
+        return [_InQueue(overrides=_overrides(config)) for config in configs]
+    if queued:
+        print("queued before:")
+        print(told(queued.values()), flush=True)
+    if new:
+        command = (module, function.__name__)
+        submission = _submitted(kind, command, settings, name, new_configs, place)
+        print(told([(submission, job) for job in submission.jobs]), flush=True)
+        queued |= {i: (submission, job) for i, job in zip(new, submission.jobs, strict=True)}
     if settings.detach:
-        return [_returned(config, None) for config in configs]
-    outcomes = wait(submission)
-    failed = [outcome for outcome in outcomes if not outcome.well]
-    error = JobsFailed("\n".join(_told_failures(failed, len(outcomes))))
-    return [
-        _returned(config, ends(submission, outcome.job.id)[0].value)
-        if outcome.well
-        else _failed(config, error)
-        for config, outcome in zip(configs, outcomes, strict=True)
-    ]
+        return [_InQueue(overrides=_overrides(config)) for config in configs]
+    outcomes = wait([queued[index] for index in range(len(configs))])
+    if failed := [outcome for outcome in outcomes if not outcome.well]:
+        print(f"{len(failed)} of {len(outcomes)} jobs did not end well:")
+        print("\n".join(_told_failure(outcome) for outcome in failed), flush=True)
+    return [_returned(*pair) for pair in zip(configs, outcomes, strict=True)]
+
+
+class _InQueue(JobReturn):
+    """What a job has returned that was not waited for."""
+
+    return_value = None
+
+
+def _returned(config: DictConfig, outcome: Outcome) -> JobReturn:
+    done = JobReturn(overrides=_overrides(config))
+    done.status = JobStatus.COMPLETED if outcome.well else JobStatus.FAILED
+    done.return_value = outcome.value if outcome.well else JobFailed(_told_failure(outcome))
+    return done
+
+
+def _told_failure(outcome: Outcome) -> str:
+    job = outcome.job
+    error = [f"  {line}" for line in (outcome.error or "").splitlines()]
+    return "\n".join([f"{job.run_dir}: job {job.id} {outcome.state}, {outcome.log}", *error])
+
+
+def _overrides(config: DictConfig) -> list[str]:
+    return list(config.hydra.overrides.task)
+
+
+def _queued_before(module: str, configs: Sequence[DictConfig], place: Path) -> dict[int, Found]:
+    """Index of a config → the job that is to run it and is not over."""
+    queued: dict[int, Found] = {}
+    for submission in submissions_of(place):
+        if submission.module != module or not all(job.id for job in submission.jobs):
+            continue
+        found = states(submission)
+        for number, job in enumerate(submission.jobs):
+            if found[job.id].final:
+                continue
+            for index, config in enumerate(configs):
+                same_run = job.run_dir == str(_run_dir(config))
+                if same_run and not frozen.differs(config, submission.config_file(number)):
+                    queued.setdefault(index, (submission, job))
+    return queued
 
 
 def _config_faults(function: Any, configs: Sequence[DictConfig], num_ranks: int) -> list[str]:
@@ -144,19 +199,18 @@ def _config_faults(function: Any, configs: Sequence[DictConfig], num_ranks: int)
 
 def _submitted(
     kind: str,
-    function: Any,
+    command: tuple[str, str],
     settings: JobSettings,
     name: str,
     configs: Sequence[DictConfig],
     place: Path,
 ) -> Submission:
-    module = _module(function)
     folder = new_folder(place)
     submission = Submission(
         folder,
         launcher=kind,
-        module=module,
-        function=function.__name__,
+        module=command[0],
+        function=command[1],
         argv=list(sys.argv),
         cwd=os.getcwd(),
         num_tasks=settings.num_tasks,
@@ -194,15 +248,6 @@ def _preview(settings: JobSettings, name: str, configs: Sequence[DictConfig], pl
     return local.plan(settings, [str(_run_dir(config)) for config in configs])
 
 
-def _told_failures(failed: Sequence[Outcome], of: int) -> list[str]:
-    lines = [f"{len(failed)} of {of} jobs did not end well:"]
-    for outcome in failed:
-        job = outcome.job
-        lines.append(f"  {job.run_dir}: job {job.id} {outcome.state}, {outcome.log}")
-        lines += [f"    {line}" for line in (outcome.error or "").splitlines()[:20]]
-    return lines
-
-
 def _module(function: Any) -> str:
     """Where a job finds the command's function again."""
     if function.__module__ != "__main__":
@@ -217,8 +262,10 @@ def _module(function: Any) -> str:
 
 def _run_dir(config: DictConfig) -> Path:
     """The folder of a run, absolute; of a command that has none, one that is named after it."""
-    save_dir = OmegaConf.select(config, "training.save_dir")
-    return Path(save_dir or f"runs/{config.hydra.job.name}").absolute()
+    own = f"runs/{config.hydra.job.name}"
+    if config.hydra.mode == RunMode.MULTIRUN:
+        own = f"{config.hydra.sweep.dir}/{config.hydra.sweep.subdir}"
+    return Path(OmegaConf.select(config, "training.save_dir") or own).absolute()
 
 
 def _packages(configs: Sequence[DictConfig]) -> set[str]:
@@ -235,15 +282,3 @@ def _targets(node: Any) -> list[Any]:
     inner = node.values() if isinstance(node, dict) else node if isinstance(node, list) else []
     own = [node["_target_"]] if isinstance(node, dict) and "_target_" in node else []
     return own + [target for value in inner for target in _targets(value)]
-
-
-def _returned(config: DictConfig, value: Any) -> JobReturn:
-    done = JobReturn(overrides=list(config.hydra.overrides.task), status=JobStatus.COMPLETED)
-    done.return_value = value
-    return done
-
-
-def _failed(config: DictConfig, error: JobsFailed) -> JobReturn:
-    done = JobReturn(overrides=list(config.hydra.overrides.task), status=JobStatus.FAILED)
-    done.return_value = error
-    return done

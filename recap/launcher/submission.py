@@ -89,6 +89,12 @@ def submissions(root: Path) -> Iterator[Submission]:
             names[:] = sorted(name for name in names if name not in PRUNED)
 
 
+def submissions_of(place: Path) -> Iterator[Submission]:
+    """Those that were made for the very run or sweep in a folder, in their order."""
+    for record in sorted((place / JOBS).glob(f"*/{FILE}")):
+        yield read_submission(record.parent)
+
+
 def write_json(path: Path, facts: Any) -> None:
     """Writes a small file that others may read at any time."""
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import shlex
 import time
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from recap.launcher.ends import ends, first_failure
 from recap.launcher.states import RUNNING, State, clock, states
 from recap.launcher.submission import Job, Submission
 
 FIRST_POLL_S, LONGEST_POLL_S = 0.5, 10.0
+
+
+Found = tuple[Submission, Job]
 
 
 @dataclass(frozen=True)
@@ -20,21 +26,38 @@ class Outcome:
     job: Job
     state: str
     well: bool
+    value: Any  # what rank 0 returned
     log: Path  # of the rank that failed first, or of rank 0
     error: str | None  # that rank's
 
 
-def told(submission: Submission) -> str:
-    """What a person needs to find the jobs again: ids, run folders, logs, and what to type."""
-    lines = [f"{len(submission.jobs)} jobs:" if len(submission.jobs) > 1 else "1 job:"]
-    for job in submission.jobs:
-        lines += [f"  {job.id}  {job.run_dir}", f"    log: {submission.log_file(job.id, 0)}"]
-        if submission.num_tasks > 1:
-            lines[-1] += f" (rank 0 of {submission.num_tasks})"
-    return "\n".join([*lines, _commands(submission)])
+def told(jobs: Iterable[Found]) -> str:
+    """What a person needs to find jobs again: ids, run folders, logs, and what to type."""
+    lines, commands = [], {}
+    for submission, job in jobs:
+        ranks = f" (rank 0 of {submission.num_tasks})" if submission.num_tasks > 1 else ""
+        lines.append(f"job {job.id}: {job.run_dir}")
+        lines.append(f"  log: {submission.log_file(job.id, 0)}{ranks}")
+        commands[submission.folder] = f"follow: {following(submission)}\n{cancelling(submission)}"
+    return "\n".join([*lines, *commands.values()])
 
 
-def wait(submission: Submission) -> list[Outcome]:
+def following(submission: Submission) -> str:
+    """The command that follows the first job."""
+    return _command("follow", submission.jobs[0].id, submission)
+
+
+def cancelling(submission: Submission) -> str:
+    """The command that cancels all jobs, with what it does before it."""
+    return f"cancel: {_command('cancel', submission.jobs[0].id.split('_')[0], submission)}"
+
+
+def _command(name: str, job_id: str, submission: Submission) -> str:
+    place = shlex.quote(str(submission.folder.parent.parent))
+    return f"python -m recap.jobs {name} {job_id} --runs {place}"
+
+
+def wait(jobs: Sequence[Found]) -> list[Outcome]:
     """Waits until every job has ended, and reports on the way.
 
     Raises:
@@ -44,48 +67,45 @@ def wait(submission: Submission) -> list[Outcome]:
     poll_s = FIRST_POLL_S
     try:
         while True:
-            found = states(submission)
-            changed = _report(submission, before, found)
+            found = {}
+            for submission in {submission.folder: submission for submission, _ in jobs}.values():
+                found |= states(submission)
+            found = {job.id: found[job.id] for _, job in jobs}
+            changed = _report([job for _, job in jobs], before, found)
             before = found
             if all(state.final for state in found.values()):
-                return [_outcome(submission, job, found[job.id]) for job in submission.jobs]
+                return [_outcome(*each, found[each[1].id]) for each in jobs]
             # long jobs need no close look: a squeue of many users is load on the controller
             poll_s = FIRST_POLL_S if changed else min(LONGEST_POLL_S, 1.2 * poll_s)
             time.sleep(poll_s)
     except KeyboardInterrupt:
-        print(f"\nThe jobs go on.\n{_commands(submission)}", flush=True)
+        print(f"\nThe jobs go on.\n{told(jobs)}", flush=True)
         raise
 
 
-def _report(submission: Submission, before: dict[str, State], found: dict[str, State]) -> bool:
-    changed = False
+def _report(jobs: Sequence[Job], before: dict[str, State], found: dict[str, State]) -> bool:
+    """Prints what has changed; whether anything has."""
+    lines = []
     over = sum(state.final for state in found.values())
-    for job in submission.jobs:
+    for job in jobs:
         old, new = before.get(job.id), found[job.id]
-        if (old is None or old.name != new.name) and (new.final or new.name == RUNNING):
-            changed = True
-            if new.final:
-                after = f" after {clock(new.elapsed_s)}" if new.elapsed_s is not None else ""
-                print(f"job {job.id} {new.name}{after}, {over} of {len(found)} over: {job.name}")
-            else:
-                print(f"job {job.id} runs on {new.where}: {job.name}", flush=True)
-        elif old is not None and old.name == RUNNING and new.name != RUNNING:
-            changed = True
-            print(f"job {job.id} {new.name} again: {job.name}", flush=True)
-    return changed
+        if old is not None and old.name == new.name:
+            continue
+        if new.final:
+            after = f" after {clock(new.elapsed_s)}" if new.elapsed_s is not None else ""
+            lines.append(f"job {job.id} {new.name}{after}, {over} of {len(jobs)} over: {job.name}")
+        elif new.name == RUNNING:
+            lines.append(f"job {job.id} runs on {new.where}: {job.name}")
+        elif old is not None and old.name == RUNNING:
+            lines.append(f"job {job.id} {new.name} again: {job.name}")
+    if lines:
+        print("\n".join(lines), flush=True)
+    return bool(lines)
 
 
 def _outcome(submission: Submission, job: Job, state: State) -> Outcome:
-    failure = first_failure(ends(submission, job.id))
+    found = ends(submission, job.id)
+    failure = first_failure(found)
     rank, error = (0, None) if failure is None else (failure[0], failure[1].error)
-    return Outcome(job, state.name, state.well, submission.log_file(job.id, rank), error)
-
-
-def _commands(submission: Submission) -> str:
-    root = submission.folder.parent.parent
-    job_id = submission.jobs[0].id.split("_")[0]
-    first = submission.jobs[0].id
-    return (
-        f"follow: python -m recap.jobs follow {first} --runs {root}\n"
-        f"cancel: python -m recap.jobs cancel {job_id} --runs {root}"
-    )
+    value = found[0].value if 0 in found else None
+    return Outcome(job, state.name, state.well, value, submission.log_file(job.id, rank), error)
