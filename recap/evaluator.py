@@ -42,7 +42,7 @@ ASIDE = (
     "training.objective",
     "optimizer",
 )
-ADDED = re.compile(r"\+validation_data\.(\w+)=")
+ADDED = re.compile(r"\+validation_data\.(\w+)[=.]")
 # overrides that leave the metrics of the run's own partitions what they are
 NEUTRAL = re.compile(
     r"(run|checkpoint|follow|tracking|[+]?tracking\.\w+)=|~validation_data\.\w+$|"

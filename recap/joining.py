@@ -182,12 +182,11 @@ def rank_faults(sections: Mapping[str, Any], world_size: int) -> Iterator[str]:
         named = {"train_data": sections["train_data"], **named}
     for place, data in named.items():
         size = data.global_batch_size
-        below = size // world_size * world_size
+        below, above = size // world_size * world_size, (size // world_size + 1) * world_size
         if below != size:
-            yield (
-                f"{place}.global_batch_size={size} does not divide over {world_size} ranks; "
-                f"{f'{below} and ' if below else ''}{below + world_size} do"
-            )
+            near = f"{below} and {above} do" if below else f"{above} does"
+            fault = f"{place}.global_batch_size={size} does not divide over {world_size} ranks"
+            yield f"{fault}; {near}"
     device = None if "training" not in sections else sections["training"].device
     if device is not None and device.startswith("cuda:"):
         yield (

@@ -23,7 +23,7 @@ def parallel(ranker: nn.Module, ranks: Ranks, device: torch.device) -> nn.Module
     return DistributedDataParallel(
         ranker,
         device_ids=[torch.cuda.current_device()] if device.type == "cuda" else None,
-        broadcast_buffers=False,
+        forward_sync_buffers=False,
         gradient_as_bucket_view=True,
     )
 

@@ -38,11 +38,16 @@ def test_the_tiny_experiment_has_no_fault(tiny: Tiny):
     assert prepare(tiny.config()).ranker.tasks == ("like", "follow", "reply")
 
 
-def test_several_processes_are_refused_instead_of_training_the_same_run_twice(
+def test_batches_that_do_not_divide_over_the_ranks_are_refused(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    assert "2 processes were started: a run is one process" in fault(tiny)
+    for name, number in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "3"}.items():
+        monkeypatch.setenv(name, number)
+    sizes = ("train_data.global_batch_size=16", "validation_data.valid.global_batch_size=2")
+    assert faults(tiny, *sizes) == [
+        "train_data.global_batch_size=16 does not divide over 3 ranks; 15 and 18 do",
+        "validation_data.valid.global_batch_size=2 does not divide over 3 ranks; 3 does",
+    ]
 
 
 # Files: one of two is not what the schema says.

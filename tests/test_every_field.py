@@ -485,6 +485,7 @@ ELSEWHERE = {
     "recap.training.Training.save_dir": "every run above lies where it says",
     "recap.training.Training.device": "one device here; tests/test_bad_input.py",
     "recap.training.Training.tf32": "products on GPUs only",
+    "recap.training.Training.rank_timeout_in_s": "of several ranks; tests/test_ranks.py",
     "recap.training.Training.eval_timeout_in_s": "of the evaluator; tests/test_evaluator.py",
     "recap.data.parquet.ParquetData.prefetch_batches": "tests/data/test_prefetch.py",
     "recap.data.parquet.ParquetData.map_num_parallel_calls": "tests/data/test_read_ahead.py",

@@ -54,6 +54,7 @@ class Watch:
         self._step = step
         self.alive()
         if self._thread is None:
+            self._tell()
             self._thread = threading.Thread(target=self._work, name="recap-watch", daemon=True)
             self._thread.start()
 
