@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Generator
 from contextlib import closing
 
@@ -19,6 +20,7 @@ from recap.distributed import Ranks, refuse_failures
 from recap.divergence import LossWindow, refuse_divergence
 from recap.evaluate import Results, evaluate, flat, objective
 from recap.experiment import Experiment
+from recap.margin import Margin
 from recap.optimizer import set_learning_rates
 from recap.parallel import unsynchronised
 from recap.search.trial import Pruning
@@ -38,9 +40,12 @@ def fit(
     run: Run,
     progress: Progress,
     at: Place,
+    margin: Margin,
     pruning: Pruning | None = None,
 ) -> Results:
     """The training loop, from ``at`` to the last step; returns the last evaluation.
+
+    ``margin`` is told how long steps and saves take.
 
     Raises:
         Stopped: a signal came to any rank; all have saved the same step.
@@ -73,11 +78,13 @@ def fit(
                     data = experiment.validation_data
                     results = evaluate(ranker, data, training, signals, ranks)
                 run.log(at.step, flat(results))
-                if pruning is not None and at.step < training.num_train_steps:
+                # nothing is known of an evaluation that a signal ended
+                if pruning is not None and results and at.step < training.num_train_steps:
                     pruning.refuse(objective(results, str(training.objective)), at.step)
             if at.step >= training.num_train_steps and not ranks.most(max(signals, default=0)):
                 return results
             # all of them first: what cannot be read must not leave half an update behind
+            began = time.monotonic()
             micro_batches, failure = _next(batches, training.micro_batches)
             if reason := ranks.most(FAILED if failure else max(signals, default=0)):
                 if at.step > started:
@@ -106,8 +113,9 @@ def fit(
                 report(at_cadence=log_due)
             if evaluate_due or save_due:
                 refuse_divergence(optimizer, at.step, experiment.save_dir, ranks)
+            margin.stepped(time.monotonic() - began)
             if save_due:
-                with progress.aside():
+                with progress.aside(), margin.save():
                     save(experiment, run, at)
 
 

@@ -25,6 +25,7 @@ from omegaconf import Container, DictConfig, OmegaConf, flag_override, open_dict
 
 from recap.launcher.ends import recorded
 from recap.launcher.submission import read_submission
+from recap.signals import hold_warnings
 
 
 def freeze(config: DictConfig, path: Path) -> None:
@@ -87,13 +88,10 @@ def run(folder: str, index: int) -> Any:
 
 
 def listen_no_longer() -> None:
-    """Takes submitit's signal handlers away: they requeue on rank 0 only, without saving.
-
-    Until the run listens for signals itself, USR2 is ignored; there is nothing to save yet.
-    """
+    """Takes submitit's signal handlers away: they requeue on rank 0 only, without saving."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGCONT, signal.SIG_DFL)
-    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+    hold_warnings()
 
 
 def _run(config: DictConfig, function: Any) -> Any:

@@ -33,18 +33,18 @@ class Margin:
         """Seconds from a signal to a checkpoint, as far as they were measured."""
         return self.longest_step_s + self.save_s
 
-    @contextmanager
-    def step(self) -> Iterator[None]:
-        """Measures a step: all between two places where a signal takes effect."""
-        began = time.monotonic()
-        yield
-        self.stepped(time.monotonic() - began)
-
     def stepped(self, seconds: float) -> None:
-        """A step took so long."""
+        """A step took so long: all between two places where a signal takes effect."""
         if seconds > self.longest_step_s:
             self.longest_step_s = seconds
             self._compare()
+
+    @contextmanager
+    def save(self) -> Iterator[None]:
+        """Measures a save, until it was written."""
+        began = time.monotonic()
+        yield
+        self.saved(time.monotonic() - began)
 
     def saved(self, seconds: float) -> None:
         """A save took so long, until it was written."""

@@ -89,7 +89,10 @@ class Job:
 
     def _bar(self, seen: Mapping[str, str]) -> str:
         if self.requeues is not None and self.restarts >= self.requeues:
-            return f"it was already {self.restarts} times, launcher.requeue={self.requeues}"
+            return (
+                f"it was restarted {self.restarts} times, and launcher.requeue={self.requeues} "
+                "allows no more; the same command continues the run"
+            )
         if seen.get("BatchFlag") == "0":
             return "only a job of sbatch can be"
         if seen.get("Requeue") == "0":

@@ -12,6 +12,7 @@ from types import FrameType
 log = logging.getLogger(__name__)
 
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+_held: list[signal.Signals] = []  # what came before anyone listened
 _listening: list[list[signal.Signals]] = []  # to at most one: what has come to this process
 
 
@@ -25,13 +26,20 @@ class Stopped(KeyboardInterrupt):
         self.exit_code = 128 + came  # as a shell reports a process that a signal ended
 
 
+def hold_warnings() -> None:
+    """From now on SIGUSR1 and SIGUSR2 wait for ``stop_signals``, instead of ending the process."""
+    for number in (signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, lambda number, _: _held.append(signal.Signals(number)))
+
+
 @contextmanager
 def stop_signals(*, patient: bool = False) -> Iterator[list[signal.Signals]]:
     """A list that is empty until a signal asks this process to stop, and then holds it.
 
     The second signal, of any kind, takes its usual effect at once, and ends the process; unless it
-    is ``patient``: a scheduler sends several, and kills who takes too long. Inside another one, the
-    list is the outer one's, so that what comes before a run listens is not lost.
+    is ``patient``: a scheduler sends several, and kills who takes too long; then only Ctrl-C has
+    it. Inside another one, the list is the outer one's, and what was held is in it: what comes
+    before a run listens is not lost.
     """
     if _listening:
         yield _listening[0]
@@ -41,12 +49,11 @@ def stop_signals(*, patient: bool = False) -> Iterator[list[signal.Signals]]:
 
     def note(number: int, frame: FrameType | None) -> None:
         came.append(signal.Signals(number))
-        if patient:
-            if len(came) == 1:
-                log.info("%s: stopping after this step", came[0].name)
-            return
-        restore()
-        log.info("%s: stopping after this step; once more stops without saving", came[0].name)
+        if not patient or number == signal.SIGINT:
+            restore()
+            log.info("%s: stopping after this step; once more stops without saving", came[-1].name)
+        elif len(came) == 1:
+            log.info("%s: stopping after this step", came[0].name)
 
     def restore() -> None:
         for number, handler in before.items():
@@ -56,6 +63,8 @@ def stop_signals(*, patient: bool = False) -> Iterator[list[signal.Signals]]:
         for number in STOPS:
             before[number] = signal.signal(number, note)
         _listening.append(came)
+        came += _held
+        _held.clear()
     try:
         yield came
     finally:

@@ -6,6 +6,11 @@ The same command line trains on one process or on many, as torchrun or SLURM sta
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # what follows takes seconds, in which a scheduler may warn
+    from recap.signals import hold_warnings
+
+    hold_warnings()
+
 import io
 import logging
 import sys
@@ -27,6 +32,8 @@ from recap.ending import CameTo, outcome_kept
 from recap.evaluate import objective, shown, undefined
 from recap.experiment import Experiment, faults, prepare
 from recap.fit import fit
+from recap.margin import Margin
+from recap.preemption import preemptible
 from recap.run_config import write_config
 from recap.search.trial import pruning_of
 from recap.start import start
@@ -43,20 +50,23 @@ def train(cfg: DictConfig) -> float | None:
             one that another process trains in.
         Diverged, DataError, OtherRankFailed, CheckpointError: what only shows while training; a
             checkpoint of an earlier step is in place.
-        Stopped: after Ctrl-C or SIGTERM, with a checkpoint of the step it came in.
+        Stopped: after Ctrl-C, SIGTERM or a scheduler's signal, with a checkpoint of the step it
+            came in.
         Pruned: the run's search has seen enough of it.
     """
-    with connected(cfg) as ranks:
+    with connected(cfg) as ranks, preemptible(ranks) as margin:
         experiment = prepare(cfg, ranks)
         save_dir = experiment.save_dir
         with (
             _alone_in(save_dir, ranks),
             outcome_kept(save_dir, cfg, first=ranks.first) as came_to,
         ):
-            return _train(experiment, cfg, came_to)
+            return _train(experiment, cfg, came_to, margin)
 
 
-def _train(experiment: Experiment, cfg: DictConfig, came_to: CameTo) -> float | None:
+def _train(
+    experiment: Experiment, cfg: DictConfig, came_to: CameTo, margin: Margin
+) -> float | None:
     training, ranker, ranks = experiment.training, experiment.ranker, experiment.ranks
     torch.backends.cuda.matmul.allow_tf32 = training.tf32
     with ranks.together():
@@ -91,7 +101,7 @@ def _train(experiment: Experiment, cfg: DictConfig, came_to: CameTo) -> float | 
         opened as run,
         Progress(training.num_train_steps, first_step=at.step, stream=shown_on) as progress,
     ):
-        results = fit(experiment, run, progress, at, pruning)
+        results = fit(experiment, run, progress, at, margin, pruning)
         value = None
         if training.objective is not None:
             value = objective(results, training.objective)

@@ -18,7 +18,7 @@ COMPOSITION = {"compose", "choices", "templates", "run_config", "binding", "node
 COMPOSITION |= {"without_effect"}
 COMPOSITION |= {"launching", "frozen"}  # from a composed config to a job, and on it
 VERBS = {"train", "warm_start", "evaluate", "check", "experiment", "joining", "divergence"}
-VERBS |= {"fit", "start", "parallel", "connected"}  # how train works
+VERBS |= {"fit", "start", "parallel", "connected", "preemption"}  # how train works
 VERBS |= {"ending", "sweep", "search"}  # how a run ends, and those of many runs
 VERBS |= {"evaluator"}  # the command of evaluate
 VERBS |= {"report", "footprint", "plot"}  # what check says
@@ -91,7 +91,7 @@ def below(here: str) -> set[str]:
         above["without_effect"] = {"templates"}
         above["nodes"] = {"binding"}
         above["launching"] = {"binding", "compose", "frozen", "launcher"}
-        above["frozen"] = {"launcher"}
+        above["frozen"] = {"launcher", "signals"}
         return VOCABULARY | above.get(here, set())
     return set()
 

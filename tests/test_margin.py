@@ -46,8 +46,8 @@ def test_a_notice_that_suffices_is_not_told(caplog: pytest.LogCaptureFixture):
     assert not caplog.messages
 
 
-def test_a_step_is_measured():
+def test_a_save_is_measured():
     margin = Margin(10)
-    with margin.step():
+    with margin.save():
         pass
-    assert margin.longest_step_s > 0
+    assert margin.save_s > 0

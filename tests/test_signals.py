@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from recap.signals import STOPS, stop_signals
+from recap.signals import STOPS, hold_warnings, stop_signals
 
 
 @pytest.mark.parametrize("number", STOPS, ids=lambda number: number.name)
@@ -25,6 +25,29 @@ def test_what_came_before_the_run_listens_is_not_lost():
             assert came == [signal.SIGUSR2]
         os.kill(os.getpid(), signal.SIGTERM)  # still heard: the inner one ended nothing
         assert early == [signal.SIGUSR2, signal.SIGTERM]
+
+
+def test_a_warning_that_comes_before_anyone_listens_is_held():
+    before = [signal.getsignal(number) for number in STOPS]
+    try:
+        hold_warnings()
+        os.kill(os.getpid(), signal.SIGUSR2)
+        with stop_signals() as came:
+            assert came == [signal.SIGUSR2]
+        with stop_signals() as came:
+            assert came == []
+    finally:
+        for number, handler in zip(STOPS, before, strict=True):
+            signal.signal(number, handler)
+
+
+def test_ctrl_c_ends_at_once_the_second_time_under_a_scheduler_too():
+    with stop_signals(patient=True) as came:
+        os.kill(os.getpid(), signal.SIGUSR2)
+        os.kill(os.getpid(), signal.SIGINT)
+        assert came == [signal.SIGUSR2, signal.SIGINT]
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
 
 
 def test_a_scheduler_may_send_a_signal_more_than_once():

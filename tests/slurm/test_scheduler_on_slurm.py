@@ -111,7 +111,7 @@ def test_a_task_of_an_array_returns_alone(cluster: Cluster, tmp_path: Path):
     ("option", "limit", "why"),
     [
         ("--no-requeue", None, "it was submitted with --no-requeue; submit it with --requeue"),
-        ("--requeue", "0", "it was already 0 times, launcher.requeue=0"),
+        ("--requeue", "0", "it was restarted 0 times, and launcher.requeue=0 allows no more"),
     ],
 )
 def test_a_job_that_must_not_return_does_not(
