@@ -92,6 +92,8 @@ def _first_row_group(
     batches = data.batches(tasks=tasks, inputs=inputs, weighted=True, shuffle_seed=None, epochs=1)
     with closing(batches):
         for batch, position in batches:
+            if not len(batch):
+                continue  # all of its rows are ignored
             yield batch
             if position >= data.sources[0].row_group_rows[0]:
                 return

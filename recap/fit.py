@@ -15,7 +15,6 @@ from torch.nn.utils import clip_grad_norm_
 from recap import checkpoint
 from recap.batch import Batch
 from recap.console import Progress
-from recap.data.parquet import ParquetData
 from recap.distributed import Ranks, refuse_failures
 from recap.divergence import LossWindow, refuse_divergence
 from recap.evaluate import Results, evaluate, flat, objective
@@ -32,7 +31,10 @@ log = logging.getLogger(__name__)
 
 FAILED = 1000  # above every signal's number: a rank could not read its part of a batch
 
-MicroBatches = list[tuple[Batch, int]]  # with the position in the data behind each
+FEWEST_ROWS = 2  # of a batch that lost rows: a batch norm cannot train on one
+
+# with the position in the data behind each, and this rank's rows over the mean of all ranks'
+MicroBatches = list[tuple[Batch, int, float]]
 
 
 def fit(
@@ -62,7 +64,7 @@ def fit(
 
     def report(*, at_cadence: bool) -> None:
         losses = window.close(at.step, rates, experiment.save_dir)
-        told = {**losses, **_named("lr", rates), **_ignored_rows(experiment.train_data)}
+        told = {**losses, **_named("lr", rates), **_ignored_rows(experiment)}
         if at_cadence:
             told["examples_per_s"] = progress.report(losses["loss"])
             norm.update(ranker.embedding_norms())
@@ -85,7 +87,7 @@ def fit(
                 return results
             # all of them first: what cannot be read must not leave half an update behind
             began = time.monotonic()
-            micro_batches, failure = _next(batches, training.micro_batches)
+            micro_batches, failure = _next(batches, experiment)
             if reason := ranks.most(FAILED if failure else max(signals, default=0)):
                 if at.step > started:
                     if window.is_open:
@@ -97,10 +99,10 @@ def fit(
                 _leave(reason, failure, ranks, at.step)
             rates = set_learning_rates(optimizer, at.step)
             _seed(training.seed, at.step, ranks)
-            for batch, at.position in micro_batches:
+            for batch, at.position, share in micro_batches:
                 last = at.position == micro_batches[-1][1]
                 with unsynchronised(experiment.parallel, when=not last):
-                    window.add(_backward(experiment, batch))
+                    window.add(_backward(experiment, batch, share))
             norm = _clip(experiment)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -158,13 +160,39 @@ def _batches(experiment: Experiment, position: int) -> Generator[tuple[Batch, in
 
 
 def _next(
-    batches: Generator[tuple[Batch, int]], number: int
+    batches: Generator[tuple[Batch, int]], experiment: Experiment
 ) -> tuple[MicroBatches, Exception | None]:
-    """The next batches, or what keeps them from being read: whatever a reader's thread raises."""
-    try:
-        return [next(batches) for _ in range(number)], None
-    except Exception as error:  # to be told to the other ranks, who would wait, and raised then
-        return [], error
+    """The batches of an update, or what keeps them from being read: what a reader's thread raises.
+
+    Where rows that cannot be read are ignored, a batch may have lost some on one rank only. Then
+    all ranks weigh their parts, and leave out a batch with too few rows, as one rank would.
+    """
+    ranks, ignored = experiment.ranks, experiment.train_data.ignored
+    number, found = experiment.training.micro_batches, []
+    while len(found) < number:
+        failure, lengths = None, [0] * (number - len(found))
+        try:
+            if ignored is not None:
+                ignored.refuse_too_many()
+            read = [next(batches) for _ in lengths]
+        except Exception as error:  # to be told to the other ranks, who would wait, and raised then
+            failure, read = error, []
+        if ignored is None:
+            return [(batch, position, 1.0) for batch, position in read], failure
+        lengths[: len(read)] = [len(batch) for batch, _ in read]
+        agreed = ranks.sum_(torch.tensor([*lengths, int(failure is not None)]))
+        *rows, failures = agreed.tolist()
+        if failures:
+            return [], failure
+        fewest = min(FEWEST_ROWS, experiment.train_data.global_batch_size)
+        found += [
+            (batch, position, len(batch) * ranks.world_size / n)
+            for (batch, position), n in zip(read, rows, strict=True)
+            if n >= fewest
+        ]
+        if len(found) < number:
+            ignored.agree(ranks.gathered)
+    return found, None
 
 
 def _seed(seed: int, step: int, ranks: Ranks) -> None:
@@ -173,10 +201,9 @@ def _seed(seed: int, step: int, ranks: Ranks) -> None:
     torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0] >> 1))
 
 
-def _backward(experiment: Experiment, batch: Batch) -> Tensor:
+def _backward(experiment: Experiment, batch: Batch, share: float) -> Tensor:
     """Adds a batch's gradients; returns [1 + T]: its loss and the loss of each task, detached."""
     training, ranks = experiment.training, experiment.ranks
-    share = _share(experiment, batch)
     batch = batch.to(training.torch_device, non_blocking=True)
     with training.autocast():
         logits = experiment.parallel(batch)
@@ -188,15 +215,6 @@ def _backward(experiment: Experiment, batch: Batch) -> Tensor:
     return torch.cat([total.detach().reshape(1), per_task.detach()])
 
 
-def _share(experiment: Experiment, batch: Batch) -> float:
-    """Rows of this rank over the mean of all ranks': 1 unless unreadable rows are left out."""
-    ranks = experiment.ranks
-    if ranks.world_size == 1 or experiment.train_data.ignored is None:
-        return 1.0
-    rows = int(ranks.sum_(torch.tensor(len(batch))))
-    return len(batch) * ranks.world_size / rows if rows else 0.0
-
-
 def _clip(experiment: Experiment) -> dict[str, Tensor]:
     """Clips the gradients if the config says so; returns their norm before that."""
     if (limit := experiment.training.gradient_clip_norm) is None:
@@ -204,9 +222,12 @@ def _clip(experiment: Experiment) -> dict[str, Tensor]:
     return {"gradient_norm": clip_grad_norm_(experiment.ranker.parameters(), limit)}
 
 
-def _ignored_rows(data: ParquetData) -> dict[str, float]:
-    """How many rows have been left out so far, where the data set allows it."""
-    return {} if data.ignored is None else {"data/ignored_rows": data.ignored.rows}
+def _ignored_rows(experiment: Experiment) -> dict[str, float]:
+    """How many rows all ranks have left out so far, where the data set allows it."""
+    if (ignored := experiment.train_data.ignored) is None:
+        return {}
+    ignored.agree(experiment.ranks.gathered)
+    return {"data/ignored_rows": ignored.rows}
 
 
 def _named(prefix: str, values: dict[str, float]) -> dict[str, float]:

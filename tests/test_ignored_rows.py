@@ -14,6 +14,7 @@ from tiny import Tiny, rows, write
 from recap.data.files import DataError
 
 IGNORE = ("train_data.ignore_data_errors=true", "train_data.ignored_rows_limit=0.5")
+BLOCKS = "train_data.examples_shuffle_buffer_size=16"
 SIX, THREE = "training.num_train_steps=6", "training.num_train_steps=3"
 
 
@@ -38,6 +39,25 @@ def test_a_run_goes_on_without_what_cannot_be_read_and_counts_it(damaged: Tiny):
     logged = damaged.logged()
     assert logged["data/ignored_rows"][18] == 32
     assert np.isfinite(list(logged["loss"].values())).all()
+
+
+def test_batches_of_which_nothing_is_left_cost_no_step_and_no_metric(damaged: Tiny):
+    # blocks of a row group of 16 rows, batches of 8: four of an epoch's twelve are empty
+    one_by_one = ("train_data.interleave_num_parallel_calls=1", BLOCKS)
+    damaged.train(*IGNORE, *one_by_one, "training.num_train_steps=16")
+    assert damaged.state()["position"] >= 2 * 96 - 4 * 8  # two epochs but for what ends them
+    assert np.isfinite(list(damaged.logged()["loss"].values())).all()
+    empty = "validation_data.valid"  # the training files, as they lie
+    damaged.train(
+        *(f"{empty}.{line.removeprefix('train_data.')}" for line in IGNORE),
+        f"{empty}.inputs={damaged.root}/train",
+        f"{empty}.global_batch_size=8",
+        *IGNORE,
+        THREE,
+        run="evaluates them",
+    )
+    logged = damaged.logged("evaluates them")
+    assert logged["valid/follow/examples"][3] == 64
 
 
 def test_a_run_without_the_setting_counts_nothing(tiny: Tiny):

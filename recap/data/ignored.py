@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable, Mapping, Sequence
 
 from recap.data.files import DataError
+
+Found = Mapping[tuple[str, int], tuple[str, int]]  # row group → what is wrong with it, its rows
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +26,9 @@ class RowGroupError(DataError):
 class Ignored:
     """What is left out of one data set, each told in the log once; shared by its threads.
 
+    A rank comes across what it reads itself. What is counted, and limited, is what all ranks came
+    across until they last agreed, and this one since then.
+
     Args:
         limit: the share of the data set's rows that may be left out, 0 to 1.
         num_rows: rows of the data set, by the footers of its files.
@@ -30,18 +36,38 @@ class Ignored:
 
     def __init__(self, limit: float, *, num_rows: int) -> None:
         self._limit, self._num_rows = limit, num_rows
-        # row group → (fault, rows); the error itself would keep the block it came up in
+        # words and numbers: the errors themselves would keep the blocks they came up in
         self._faults: dict[tuple[str, int], tuple[str, int]] = {}
+        self._elsewhere: dict[tuple[str, int], tuple[str, int]] = {}
         self._told = 0
         self._lock = threading.Lock()
 
     @property
     def rows(self) -> int:
         """Rows of the row groups that are left out, as far as they have been come across."""
-        return sum(rows for _, rows in list(self._faults.values()))
+        return _rows(self._all)
+
+    @property
+    def _all(self) -> Found:
+        return self._elsewhere | self._faults
 
     def __contains__(self, row_group: tuple[str, int]) -> bool:
+        """Whether this rank has come across it: what it reads does not wait for the others."""
         return row_group in self._faults
+
+    def agree(self, gathered: Callable[[Found], Sequence[Found]]) -> None:
+        """Counts what any rank has come across; to be called by all of them at the same step.
+
+        A row group that several ranks read counts once. Behind it ``refuse_too_many`` decides the
+        same on all ranks.
+
+        Args:
+            gathered: gives all ranks' values for this rank's one.
+        """
+        everywhere = gathered(dict(self._faults))
+        with self._lock:
+            for found in everywhere:
+                self._elsewhere |= found
 
     def add(self, fault: RowGroupError) -> None:
         """Leaves the row group out from here on.
@@ -62,21 +88,26 @@ class Ignored:
             DataError: more is left out than may be, or all there is; lists it.
         """
         with self._lock:
-            if self.rows > self._limit * self._num_rows or self.rows == self._num_rows:
-                faults = "\n".join(fault for fault, _ in self._faults.values())
+            found = self._all
+            if _rows(found) > self._limit * self._num_rows or _rows(found) == self._num_rows:
+                faults = "\n".join(found[row_group][0] for row_group in sorted(found))
                 raise DataError(
-                    f"{self.summary()}, above the limit of {self._limit:.3%}, "
+                    f"{self._words(found)}, above the limit of {self._limit:.3%}, "
                     f"train_data.ignored_rows_limit={self._limit}:\n{faults}"
                 )
 
-    def summary(self) -> str:
-        """How much is left out, in words."""
-        share = f"{self.rows / self._num_rows:.3%}"
-        return f"ignored {len(self._faults)} row groups with {self.rows} rows, {share} of the data"
-
     def tell(self) -> None:
-        """Logs the summary, where there is more than it said the last time."""
+        """Logs how much this rank left out, where that is more than was said the last time."""
         with self._lock:
-            if self.rows > self._told:
-                self._told = self.rows
-                log.warning("%s", self.summary())
+            if (rows := _rows(self._faults)) > self._told:
+                self._told = rows
+                log.warning("%s", self._words(self._faults))
+
+    def _words(self, found: Found) -> str:
+        rows = _rows(found)
+        share = f"{rows / self._num_rows:.3%}"
+        return f"ignored {len(found)} row groups with {rows} rows, {share} of the data"
+
+
+def _rows(found: Found) -> int:
+    return sum(rows for _, rows in found.values())

@@ -59,11 +59,11 @@ class ParquetData:
             one after ``preprocess``. null: every pass decodes anew.
         ignore_data_errors: leave out row groups that cannot be read, or hold a label that is
             neither 0 nor 1, and files whose footer cannot be read; each is told in the log once.
-            Positions count on as if they were there: batches at their places are shorter, and
-            those of fewer than two rows are left out, unless ranks share them. false: the first one
+            Positions count on as if they were there: batches at their places are shorter, or
+            empty, and training leaves out those of fewer than two rows. false: the first one
             stops the run.
         ignored_rows_limit: the share of the rows, 0 to 1, that may be left out so, and the share of
-            the files; more stops the run, or refuses it. Each rank counts what it reads itself.
+            the files; more stops the run, or refuses it. What several ranks read counts once.
         prefetch_batches: batches made ready ahead of the training step.
         preprocess: steps by name, applied in the order written; a null step is left out.
         tasks: the rates at which examples of a task were kept when the files were made, by task;

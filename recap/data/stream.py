@@ -21,8 +21,6 @@ from recap.data.row_groups import RowGroups, Weigh
 from recap.data.rows import BFLOAT16, Rows
 from recap.schema import Schema
 
-FEWEST_ROWS = 2  # of a batch that lost rows: a batch norm cannot train on one
-
 
 class Stream:
     """One rank's walk over the lanes of a data set."""
@@ -79,7 +77,6 @@ class Stream:
         self._ends = []  # (its rows per batch, rows of the lane's epochs) of every lane
         mine = range(rows * rank // world_size, rows * (rank + 1) // world_size)
         self._part = (0, 1)  # of what is read, which part is this rank's
-        self._shared = world_size > 1 and not steps.need_whole_batches
         if steps.need_whole_batches:
             mine, self._part = range(rows), (rank, world_size)
         row_groups = [source.row_group_rows for source in sources]
@@ -104,16 +101,11 @@ class Stream:
                 walk.read_ahead(position * quota // self._rows + start)
                 walks.append((walk, quota, start, stop))
             while any(position * quota // self._rows < end for quota, end in self._ends):
-                parts, wanted = [], 0
+                parts = []
                 for walk, quota, start, stop in walks:
                     begin = position * quota // self._rows
-                    first, last = walk.within(begin + start), walk.within(begin + stop)
-                    parts += walk.rows(first, last)
-                    wanted += last - first
+                    parts += walk.rows(walk.within(begin + start), walk.within(begin + stop))
                 here, position = position, position + self._rows
-                # of a batch that ranks share none can tell what the others have lost of it
-                if not self._shared and sum(map(len, parts)) < min(wanted, FEWEST_ROWS):
-                    continue
                 rows = Rows.concatenate(parts or [self._row_groups.none()])
                 batch = self._to_batch(self._cut(rows, here))
                 yield (batch.pin_memory() if pin_memory else batch), position

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
+import pickle
 import weakref
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from recap.batch import Batch
 from recap.data.files import DataError
 from recap.data.ignored import Ignored, RowGroupError
 from recap.data.parquet import ParquetData
+from recap.data.preprocess import DownsampleNegatives
 from recap.schema import Dense, Schema, Sparse
 
 SCHEMA = Schema(
@@ -66,6 +67,8 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+# makes the batch of as many rows, and needs all of them on every rank
+WHOLE_BATCHES = DownsampleNegatives(batch_multiplier=1, engagements_list=["like"])
 LOST = {*range(50, 60), *range(170, 180)}
 THERE = [row for row in range(200) if row not in LOST]
 
@@ -146,20 +149,9 @@ def test_positions_count_rows_that_are_left_out(folder):
     lengths = {position: len(batch) for batch, position in batches}
     assert (lengths[48], lengths[56], lengths[64], lengths[72]) == (8, 2, 4, 8)
     batches = batches_of(data_of(folder, global_batch_size=5), shuffle_seed=None)
-    lost = (55, 60, 175, 180)  # whole batches
-    assert [position for _, position in batches] == [p for p in range(5, 201, 5) if p not in lost]
-
-
-def test_a_batch_left_with_one_row_is_left_out(folder):
-    data = data_of(folder, global_batch_size=17)  # rows 51 to 67 and 170 to 186 …
-    lengths = [len(batch) for batch, _ in batches_of(data, shuffle_seed=None)]
-    assert min(lengths) >= 2
-    data = data_of(
-        folder, global_batch_size=9, inputs=f"{folder}/part-1.parquet", ignored_rows_limit=0.5
-    )  # rows 40 to 48, then 49 and eight that are lost
-    batches = batches_of(data, shuffle_seed=None)
-    assert [len(batch) for batch, _ in batches] == [9, 7, 9, 4]
-    assert [position for _, position in batches] == [9, 27, 36, 45]
+    empty = [position for batch, position in batches if not len(batch)]
+    assert empty == [55, 60, 175, 180]
+    assert [position for _, position in batches] == list(range(5, 201, 5))
 
 
 def test_a_last_batch_of_one_row_is_kept_where_nothing_was_lost(tmp_path):
@@ -177,26 +169,70 @@ def test_a_stream_continues_exactly_wherever_it_stops(folder, lanes):
         assert rows_in(rest) == rows_in(whole[taken:])
 
 
+@pytest.mark.parametrize("step", [None, WHOLE_BATCHES])
+@pytest.mark.parametrize("lanes", [1, 4])
 @pytest.mark.parametrize("world_size", [2, 4])
-def test_ranks_leave_out_the_same_rows(folder, world_size):
-    settings = {"interleave_num_parallel_calls": 4}
-    alone = {
-        position: rows_in([(b, position)])
-        for b, position in batches_of(data_of(folder, **settings))
-    }
-    ranks = []
+def test_ranks_leave_out_the_same_rows_of_the_same_batches(folder, world_size, lanes, step):
+    settings = {"interleave_num_parallel_calls": lanes, "preprocess": {"step": step}}
+    alone = batches_of(data_of(folder, **settings))
+    parts = []
     for rank in range(world_size):
         data = data_of(folder, **settings)
-        ranks.append(batches_of(data, rank=rank, world_size=world_size))
-    places = [[position for _, position in part] for part in ranks]
-    assert places == [list(range(8, 201, 8))] * world_size  # a rank leaves out no batch
-    together: dict[int, list[int]] = {}
-    for batch, position in sorted(chain.from_iterable(ranks), key=lambda pair: pair[1]):
-        together.setdefault(position, []).extend(rows_in([(batch, position)]))
-    assert {place: sorted(rows) for place, rows in together.items() if len(rows) > 1} == {
-        place: sorted(rows) for place, rows in alone.items()
-    }
-    assert sorted(chain.from_iterable(together.values())) == THERE
+        parts.append(batches_of(data, rank=rank, world_size=world_size))
+    for whole, *shared in zip(alone, *parts, strict=True):
+        assert {position for _, position in shared} == {whole[1]}
+        assert sorted(rows_in(shared)) == sorted(rows_in([whole]))
+    assert sorted(rows_in(alone)) == THERE
+
+
+def test_ranks_that_agree_count_the_same_and_each_row_group_once(folder):
+    settings = {"interleave_num_parallel_calls": 4, "global_batch_size": 12}
+    datas = [data_of(folder, **settings) for _ in range(3)]  # rank 1 shares lanes with the others
+    found = []
+    for rank, data in enumerate(datas):
+        batches_of(data, shuffle_seed=None, rank=rank, world_size=3)
+        assert data.ignored is not None
+        data.ignored.agree(lambda mine: found.append(mine) or [])
+    assert [len(mine) for mine in found] == [1, 1, 1]  # the one in lane 1, or that in lane 3
+    assert len({next(iter(mine)) for mine in found}) == 2
+    for data in datas:
+        assert data.ignored is not None
+        assert data.ignored.rows == 10  # what this rank has come across
+        data.ignored.agree(lambda _: pickle.loads(pickle.dumps(found)))
+        assert data.ignored.rows == 20
+        data.ignored.agree(lambda _: found)
+        assert data.ignored.rows == 20
+
+
+def test_a_limit_that_only_all_ranks_together_exceed_stops_each_of_them_with_the_same_words():
+    ranks = [Ignored(0.3, num_rows=100) for _ in range(2)]
+    ranks[0].add(RowGroupError("b.parquet", 0, 20, "damaged"))
+    ranks[1].add(RowGroupError("a.parquet", 3, 20, "torn"))
+    found = []
+    for rank in ranks:
+        rank.agree(lambda mine: found.append(mine) or [])
+        rank.refuse_too_many()  # alone, none of them exceeds it
+    told = []
+    for rank in ranks:
+        rank.agree(lambda _: found)
+        with pytest.raises(DataError) as error:
+            rank.refuse_too_many()
+        told.append(str(error.value))
+    assert told[0] == told[1]
+    assert told[0] == (
+        "ignored 2 row groups with 40 rows, 40.000% of the data, above the limit of 30.000%, "
+        "train_data.ignored_rows_limit=0.3:\na.parquet, row group 3: torn\n"
+        "b.parquet, row group 0: damaged"
+    )
+
+
+def test_what_only_another_rank_cannot_read_is_read_here(tmp_path):
+    path = write(tmp_path / "a.parquet", 0, 20)
+    data = data_of(tmp_path, ignored_rows_limit=0.5)
+    assert data.ignored is not None
+    data.ignored.agree(lambda _: [{(str(path), 0): ("its disk is gone", 10)}])
+    assert sorted(rows_in(batches_of(data))) == list(range(20))
+    assert data.ignored.rows == 10
 
 
 def test_what_a_read_ahead_found_above_the_limit_stops_the_next_stream(folder):
