@@ -22,7 +22,7 @@ from recap.binding import any_at
 from recap.compose import Refused, hydra_command
 from recap.connected import connected, told_plainly
 from recap.console import metrics_table
-from recap.distributed import Ranks
+from recap.distributed import ALONE, Ranks
 from recap.evaluate import Results, evaluate, flat, shown
 from recap.experiment import Parts, assemble, for_other_devices, refuse_together, told_once
 
@@ -76,7 +76,7 @@ def evaluate_run(cfg: DictConfig, overrides: Sequence[str] = ()) -> Results:
 
 
 def _evaluate_run(cfg: DictConfig, overrides: Sequence[str], ranks: Ranks) -> Results:
-    parts, faults = _assembled(cfg)
+    parts, faults = _assembled(cfg, ranks=ranks)
     refuse_together(faults, ranks)
     assert parts.training is not None
     parts.optimizer = None  # its moments need not take room
@@ -116,9 +116,11 @@ OWN_KEYS = ("run", "checkpoint", "follow")
 NO_RUN = "run: missing; name the folder of a run, run=runs/…"
 
 
-def _assembled(cfg: DictConfig, num_ranks: int | None = None) -> tuple[Parts, list[str]]:
+def _assembled(
+    cfg: DictConfig, num_ranks: int | None = None, ranks: Ranks = ALONE
+) -> tuple[Parts, list[str]]:
     own = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key not in OWN_KEYS])
-    parts = assemble(own, num_ranks)
+    parts = assemble(own, num_ranks, ranks)
     faults = [*_faults(cfg), *(f for f in parts.faults if not any_at([f], *ASIDE))]
     return parts, faults or (parts.faults if parts.ranker is None else [])
 

@@ -17,6 +17,7 @@ from torch import nn
 from recap.binding import any_at, binding_faults, completed, shape_faults
 from recap.compose import SECTIONS, Refused
 from recap.data.decode import num_slots
+from recap.data.listing import Listing
 from recap.data.parquet import ParquetData
 from recap.data.partition_faults import partition_faults
 from recap.distributed import ALONE, Ranks, launched
@@ -102,7 +103,7 @@ def prepare(cfg: DictConfig, ranks: Ranks = ALONE) -> Experiment:
     Raises:
         Refused: see ``assemble``.
     """
-    return assemble(cfg).experiment(ranks)
+    return assemble(cfg, ranks=ranks).experiment(ranks)
 
 
 def faults(cfg: DictConfig, num_ranks: int) -> list[str]:
@@ -147,13 +148,14 @@ def refuse_together(faults: Sequence[str], ranks: Ranks) -> None:
         raise Refused(first + theirs)
 
 
-def assemble(cfg: DictConfig, num_ranks: int | None = None) -> Parts:
+def assemble(cfg: DictConfig, num_ranks: int | None = None, ranks: Ranks = ALONE) -> Parts:
     """The parts that ``cfg`` describes, as far as they can be made, and all its faults.
 
     A fault is anything that would stop the run later: unknown, missing and ill-typed keys, values
     out of range, sections that do not fit each other by task name, files that are missing, damaged
     or lack what the schema names, a folder that cannot be written. ``num_ranks`` is for a run that
-    others will start; None is for the processes that were.
+    others will start; None is for the processes that were. Of ``ranks`` the first one looks for the
+    files of data, and the others take what it finds.
     """
     try:
         plain = resolved(cfg)
@@ -167,6 +169,7 @@ def assemble(cfg: DictConfig, num_ranks: int | None = None) -> Parts:
     if shapes := list(shape_faults(plain, faults)):
         return Parts(faults + shapes, origins)
     sections = _sections(plain, faults)
+    _list_once(sections, ranks)
     faults += joining_faults(plain, sections)
     faults += rank_faults(sections, num_ranks or launched().world_size)
     parts = Parts(
@@ -223,6 +226,18 @@ def _sections(plain: Mapping[str, Any], faults: list[str]) -> dict[str, Any]:
             else:
                 sections[section] = nodes.made(place)
     return sections
+
+
+def _list_once(sections: Mapping[str, Any], ranks: Ranks) -> None:
+    """All ranks read the same files, also if more appear meanwhile, and one asks for their footers.
+
+    Where sections are missing for a fault, they are on all ranks.
+    """
+    if ranks.world_size == 1:
+        return
+    train_data = [sections["train_data"]] if "train_data" in sections else []
+    for data in [*train_data, *sections["validation_data"].values()]:
+        data.adopt(ranks.told(data.listing if ranks.first else Listing()))
 
 
 @contextmanager

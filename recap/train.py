@@ -86,6 +86,9 @@ def _train(
         at.step,
         training.num_train_steps,
     )
+    if ranks.first:
+        for warning in experiment.train_data.rank_warnings(ranks.world_size):
+            log.warning("train_data: %s", warning)
     with ranks.together():
         opened = experiment.tracker.run(
             experiment.save_dir,
