@@ -54,7 +54,7 @@ def initial_weights(named: str, ranker: HeavyRanker) -> dict[str, Tensor]:
     """
     found = find(named)
     if (found / "manifest.json").is_file():
-        weights = checkpoint.load(found)["model"]
+        weights = checkpoint.weights(found)
     else:
         weights = weight_files.load(found)
     if is_original(weights):
