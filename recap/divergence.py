@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from hydra.errors import CompactHydraException
 from torch import Tensor
 
-from recap import checkpoint
+from recap.checkpoint import Checkpoints
 from recap.distributed import Ranks
 
 
@@ -38,7 +37,9 @@ class LossWindow:
         """Whether a batch was counted in since the last report."""
         return bool(self._parts)
 
-    def close(self, step: int, rates: dict[str, float], save_dir: Path) -> dict[str, float]:
+    def close(
+        self, step: int, rates: dict[str, float], checkpoints: Checkpoints
+    ) -> dict[str, float]:
         """The means by name, over all ranks; the next window begins.
 
         Raises:
@@ -51,14 +52,14 @@ class LossWindow:
                 task = name.removeprefix("loss/")
                 raise Diverged(
                     f"{name} became {value} between steps {self._first_step} and {step}; "
-                    f"lr/{task} was {rates[task]:.1e}; {_last_good(save_dir)}"
+                    f"lr/{task} was {rates[task]:.1e}; {_last_good(checkpoints)}"
                 )
         self._first_step, self._parts = step, []
         return losses
 
 
 def refuse_divergence(
-    optimizer: torch.optim.Optimizer, step: int, save_dir: Path, ranks: Ranks
+    optimizer: torch.optim.Optimizer, step: int, checkpoints: Checkpoints, ranks: Ranks
 ) -> None:
     """The last update may have ruined the weights behind a loss that was still finite.
 
@@ -71,7 +72,7 @@ def refuse_divergence(
         name, rate = groups[number - 1]["name"], groups[number - 1]["lr"]
         raise Diverged(
             f"weights of {name} became nan or infinite by step {step}; "
-            f"lr/{name} was {rate:.1e}; {_last_good(save_dir)}"
+            f"lr/{name} was {rate:.1e}; {_last_good(checkpoints)}"
         )
 
 
@@ -79,6 +80,5 @@ def _finite(parameters: Sequence[Tensor]) -> bool:
     return all(bool(parameter.isfinite().all()) for parameter in parameters)
 
 
-def _last_good(save_dir: Path) -> str:
-    last = checkpoint.latest(save_dir)
-    return f"last good checkpoint: {last.name if last else 'none'}"
+def _last_good(checkpoints: Checkpoints) -> str:
+    return f"last good checkpoint: {checkpoints.last_good()}"

@@ -182,7 +182,7 @@ def _measured(folder: Path, parts: Parts, ranks: Ranks) -> Results | None:
     weights = None
     with ranks.together():
         try:
-            weights = checkpoint.load(folder)["model"]
+            weights = checkpoint.weights(folder)
         except checkpoint.CheckpointError:
             if folder.exists():
                 raise

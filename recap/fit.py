@@ -6,14 +6,17 @@ import logging
 import time
 from collections.abc import Callable, Generator
 from contextlib import closing
+from functools import cache
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
-from recap import checkpoint
+import recap
 from recap.batch import Batch
+from recap.checkpoint import Checkpoints, training_state
 from recap.console import Progress
 from recap.distributed import Ranks, refuse_failures
 from recap.divergence import LossWindow, refuse_divergence
@@ -22,10 +25,12 @@ from recap.experiment import Experiment
 from recap.margin import Margin
 from recap.optimizer import set_learning_rates
 from recap.parallel import unsynchronised
+from recap.run_config import CONFIG_FILE
 from recap.search.trial import Pruning
 from recap.signals import Stopped, stop_signals
 from recap.start import Place
 from recap.tracking import Run
+from recap.tracking.provenance import checkout, metadata_version
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +68,7 @@ def fit(
         return at.step >= training.num_train_steps or (at.step > 0 and at.step % every == 0)
 
     def report(*, at_cadence: bool) -> None:
-        losses = window.close(at.step, rates, experiment.save_dir)
+        losses = window.close(at.step, rates, checkpoints)
         told = {**losses, **_named("lr", rates), **_ignored_rows(experiment)}
         if at_cadence:
             told["examples_per_s"] = progress.report(losses["loss"])
@@ -71,7 +76,13 @@ def fit(
         run.log(at.step, told | {name: tensor.item() for name, tensor in norm.items()})
 
     ranker.train()
-    with closing(_batches(experiment, at.position)) as batches, stop_signals() as signals:
+    with (
+        closing(_batches(experiment, at.position)) as batches,
+        stop_signals() as signals,
+        Checkpoints(
+            experiment.save_dir, ranks.group(), training.checkpoint_max_to_keep
+        ) as checkpoints,
+    ):
         while True:
             ranks.at(at.step)
             # behind the save, and first after a restart: what ends it costs no step and no metric
@@ -92,9 +103,10 @@ def fit(
                 if at.step > started:
                     if window.is_open:
                         report(at_cadence=False)
-                    refuse_divergence(optimizer, at.step, experiment.save_dir, ranks)
+                    refuse_divergence(optimizer, at.step, checkpoints, ranks)
                 if at.step > started or reason < FAILED:
-                    save(experiment, run, at)
+                    save(experiment, run, at, checkpoints)
+                    checkpoints.wait()
                     log.info("step %d is saved in %s", at.step, experiment.save_dir)
                 _leave(reason, failure, ranks, at.step)
             rates = set_learning_rates(optimizer, at.step)
@@ -114,23 +126,29 @@ def fit(
             if log_due or evaluate_due or save_due:
                 report(at_cadence=log_due)
             if evaluate_due or save_due:
-                refuse_divergence(optimizer, at.step, experiment.save_dir, ranks)
+                refuse_divergence(optimizer, at.step, checkpoints, ranks)
             margin.stepped(time.monotonic() - began)
+            if (took := checkpoints.seconds) is not None:
+                margin.saved(took.staged + took.written)
             if save_due:
-                with progress.aside(), margin.save():
-                    save(experiment, run, at)
+                with progress.aside():
+                    save(experiment, run, at, checkpoints)
 
 
-def save(experiment: Experiment, run: Run, at: Place) -> None:
-    """Writes the checkpoint of the place, and what was logged before it."""
+def save(experiment: Experiment, run: Run, at: Place, checkpoints: Checkpoints) -> None:
+    """Begins to write the checkpoint of the place, and writes what was logged before it."""
     run.flush()  # what is logged up to here will not be logged again after a resume
-    state = checkpoint.training_state(
+    state = training_state(
         experiment.ranker, experiment.optimizer, step=at.step, position=at.position
     )
-    keep = experiment.training.checkpoint_max_to_keep
-    with experiment.ranks.together():
-        if experiment.ranks.first:
-            checkpoint.save(experiment.save_dir, step=at.step, state=state, max_to_keep=keep)
+    checkpoints.save(at.step, state, about=_about())
+
+
+@cache
+def _about() -> dict[str, str]:
+    """What a checkpoint's manifest tells of the run that is no state of it."""
+    versions = {f"version.{name}": metadata_version(name) for name in ("recap", "torchrec")}
+    return {"config": CONFIG_FILE, **versions, **checkout(Path(recap.__file__).parent)}
 
 
 def _leave(reason: int, failure: Exception | None, ranks: Ranks, step: int) -> None:

@@ -25,7 +25,7 @@ class Place:
 
 def start(experiment: Experiment) -> Place:
     """Where the run starts; see ``restored``, and what counts the data has counted it."""
-    at = restored(experiment)
+    at = restored(experiment, set_aside=True)
     if at is None:
         _observe(experiment)
         return Place(step=0, position=0)
@@ -34,26 +34,29 @@ def start(experiment: Experiment) -> Place:
     return at
 
 
-def restored(experiment: Experiment) -> Place | None:
+def restored(experiment: Experiment, *, set_aside: bool = False) -> Place | None:
     """Where the run stands, with its state restored: at its latest checkpoint, or else at step 0.
 
     The weights of step 0 are those of ``training.initial_checkpoint_dir``; None where there is
-    neither, and the model is as it was built.
+    neither, and the model is as it was built. Damaged checkpoints are passed over and, with
+    ``set_aside``, renamed.
 
     Raises:
-        Refused: a checkpoint that does not fit the model or the optimizer.
+        Refused: a checkpoint that does not fit the model or the optimizer, or all are damaged.
     """
     training, ranker = experiment.training, experiment.ranker
-    latest = checkpoint.latest(experiment.save_dir)
+    key = "save_dir"
     try:
-        if latest is not None:
-            state = checkpoint.load(latest)
-            return Place(*checkpoint.restore_training(state, ranker, experiment.optimizer))
+        sound = checkpoint.newest_sound(
+            experiment.save_dir, experiment.ranks.group(), set_aside=set_aside
+        )
+        if sound is not None:
+            return Place(*checkpoint.restore_training(sound, ranker, experiment.optimizer))
+        key = "initial_checkpoint_dir"
         if training.initial_checkpoint_dir is None:
             return None
         ranker.load_state_dict(initial_weights(training.initial_checkpoint_dir, ranker))
     except (checkpoint.CheckpointError, WeightFileError) as error:
-        key = "save_dir" if latest is not None else "initial_checkpoint_dir"
         raise Refused([f"training.{key}={getattr(training, key)}: {error}"]) from error
     return Place(step=0, position=0)
 

@@ -232,14 +232,14 @@ def test_a_checkpoint_that_is_pruned_before_it_is_read_is_passed_over(
 ):
     tiny.train(SIX, EACH_SECOND)
     caplog.set_level("INFO")
-    load = checkpoint.load
+    weights = checkpoint.weights
 
     def pruned_meanwhile(folder: Path) -> Any:
         if folder.name == "step-00000002":
             shutil.rmtree(folder)
-        return load(folder)
+        return weights(folder)
 
-    monkeypatch.setattr(checkpoint, "load", pruned_meanwhile)
+    monkeypatch.setattr(checkpoint, "weights", pruned_meanwhile)
     evaluated(tiny, "follow=true", "checkpoint=0")
     assert "step-00000002 was removed before it could be read" in caplog.text
     assert sorted(tiny.logged()["valid/like/auroc"]) == [4, 6]
@@ -247,11 +247,11 @@ def test_a_checkpoint_that_is_pruned_before_it_is_read_is_passed_over(
 
 def test_a_damaged_checkpoint_is_named(tiny: Tiny):
     tiny.train(SIX)
-    state = tiny.root / "run/checkpoints/step-00000006/state.pt"
+    state = tiny.root / "run/checkpoints/step-00000006/__0_0.distcp"
     state.write_bytes(state.read_bytes()[:1000])
     ended = evaluated_elsewhere(tiny, f"run={tiny.root / 'run'}")
     assert ended.returncode == 1
-    assert "step-00000006/state.pt cannot be loaded, it is damaged" in ended.stderr
+    assert "step-00000006/__0_0.distcp cannot be loaded, it is damaged" in ended.stderr
     assert "Traceback" not in ended.stderr
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
-import shutil
 import signal
 import subprocess
 import sys
@@ -187,17 +187,30 @@ def test_settings_of_the_optimizer_that_were_changed_in_between_win(
     assert settings(resumed.optimizer) == configured != settings(before.optimizer)
 
 
-def test_a_damaged_checkpoint_is_refused_and_without_it_the_run_continues(tiny: Tiny):
+def test_a_damaged_checkpoint_is_told_and_the_run_continues_from_the_one_before(
+    tiny: Tiny, caplog: pytest.LogCaptureFixture
+):
     each = "training.checkpoint_every_n=1"
     tiny.train(SIX, each, run="at once")
     tiny.train(THREE, each)
     last = tiny.root / "run/checkpoints/step-00000003"
-    (last / "state.pt").write_bytes((last / "state.pt").read_bytes()[:1000])
-    with pytest.raises(Refused, match=r"without the folder step-00000003 the run continues from"):
-        tiny.train(SIX, each)
-    shutil.rmtree(last)
+    (last / "__0_0.distcp").write_bytes((last / "__0_0.distcp").read_bytes()[:1000])
+    caplog.clear()
     tiny.train(SIX, each)
+    told = rf"{last}/__0_0.distcp is damaged \(it has 1000 bytes, written were \d+\); the "
+    assert re.search(told, caplog.text)
+    assert last.with_name("damaged-step-00000003").is_dir()
+    assert tiny.steps() == [1, 2, 3, 4, 5, 6]
     assert_same_runs(tiny, "run", "at once")
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_anew(tiny: Tiny):
+    tiny.train(THREE)
+    (tiny.root / "run/checkpoints/step-00000003/.metadata").unlink()
+    message = r"training\.save_dir=.*: every checkpoint is damaged, and none was changed; put back"
+    with pytest.raises(Refused, match=message):
+        tiny.train(SIX)
+    assert tiny.steps() == [3]
 
 
 def test_old_checkpoints_are_pruned(tiny: Tiny):
@@ -250,12 +263,11 @@ DIES_IN_A_SAVE = """
 import os, pathlib, signal, torch
 from recap.train import main
 
-def die_writing(state, file, save=torch.save):
-    if state["step"] == 4:
-        file.write(b"half of it")
-        file.flush()
+def die_writing(tensor, file, save=torch.save):
+    save(tensor, file)
+    if ".writing-step-00000004" in file.raw.name:
+        file.raw.flush()
         os.kill(os.getpid(), signal.SIGKILL)
-    save(state, file)
 
 def die_renaming(path, target, rename=pathlib.Path.rename):
     if path.name == ".writing-step-00000004":

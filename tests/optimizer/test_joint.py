@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from recap.checkpoint import CheckpointError, restore_training, training_state
+from recap.checkpoint import (
+    CheckpointError,
+    Checkpoints,
+    find,
+    restore_training,
+    training_state,
+)
 from recap.optimizer.joint import JointOptimizer
 
 ALGORITHMS: dict[str, Callable[..., torch.optim.Optimizer]] = {
@@ -46,6 +53,12 @@ def update(
             optimizer.zero_grad()
 
 
+def save(save_dir: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    state = training_state(model, optimizer, step=1, position=0)
+    with Checkpoints(save_dir) as checkpoints:
+        checkpoints.save(1, state, about={})
+
+
 def weights(model: nn.Module) -> list[Tensor]:
     return [parameter.detach().clone() for parameter in model.parameters()]
 
@@ -64,18 +77,20 @@ def test_a_joint_step_is_a_step_of_each(one: str, other: str):
 
 
 @pytest.mark.parametrize(("one", "other"), PAIRS)
-def test_four_updates_are_two_and_two_with_a_checkpoint_between(one: str, other: str):
+def test_four_updates_are_two_and_two_with_a_checkpoint_between(
+    tmp_path: Path, one: str, other: str
+):
     at_once = network()
     update(at_once, [JointOptimizer(separate(at_once, one, other))], range(4))
 
     before = network()
     optimizer = JointOptimizer(separate(before, one, other))
     update(before, [optimizer], range(2))
-    state = training_state(before, optimizer, step=2, position=0)
+    save(tmp_path, before, optimizer)
 
     after = network()
     continued = JointOptimizer(separate(after, one, other))
-    restore_training(state, after, continued)
+    restore_training(find(tmp_path), after, continued)
     update(after, [continued], range(2, 4))
     assert same(weights(at_once), weights(after))
 
@@ -132,10 +147,10 @@ def test_a_parameter_in_two_parts_and_a_group_added_later_are_refused():
 
 
 @pytest.mark.parametrize("configured", [("adam", "sgd"), ("adagrad", "adam"), ("adam",)])
-def test_moments_of_other_algorithms_are_refused(configured: tuple[str, ...]):
+def test_moments_of_other_algorithms_are_refused(tmp_path: Path, configured: tuple[str, ...]):
     model = network()
     joint = JointOptimizer(separate(model, "adam", "adagrad"))
-    state = training_state(model, joint, step=1, position=0)
+    save(tmp_path, model, joint)
     if len(configured) == 1:
         optimizer = ALGORITHMS[configured[0]](model.parameters())
     else:
@@ -144,4 +159,4 @@ def test_moments_of_other_algorithms_are_refused(configured: tuple[str, ...]):
         r"moments of torch\.optim\.adam\.Adam, torch\.optim\.adagrad\.Adagrad, configured is torch"
     )
     with pytest.raises(CheckpointError, match=message):
-        restore_training(state, model, optimizer)
+        restore_training(find(tmp_path), model, optimizer)
