@@ -40,13 +40,16 @@ ASIDE = (
     "training.save_dir",
     "training.initial_checkpoint_dir",
     "training.objective",
+    "training.sharding",
+    "training.gradient_accumulation",
+    "training.gradient_clip_norm",
     "optimizer",
 )
 ADDED = re.compile(r"\+validation_data\.(\w+)[=.]")
 # overrides that leave the metrics of the run's own partitions what they are
 NEUTRAL = re.compile(
     r"(run|checkpoint|follow|tracking|[+]?tracking\.\w+)=|~validation_data\.\w+$|"
-    r"training\.(?!num_eval_steps|precision|tf32|sampling_correction)\w+=|" + ADDED.pattern
+    r"training\.(?!num_eval_steps|precision|tf32|sampling_correction)[\w.]+=|" + ADDED.pattern
 )
 
 
@@ -79,7 +82,9 @@ def _evaluate_run(cfg: DictConfig, overrides: Sequence[str], ranks: Ranks) -> Re
     parts, faults = _assembled(cfg, ranks=ranks)
     refuse_together(faults, ranks)
     assert parts.training is not None
+    assert parts.ranker is not None
     parts.optimizer = None  # its moments need not take room
+    parts.ranker.to(parts.training.torch_device)  # whole, also where training splits tables
     torch.backends.cuda.matmul.allow_tf32 = parts.training.tf32
     run_dir = Path(cfg.run).absolute()
     results: Results = {}

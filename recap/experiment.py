@@ -24,9 +24,11 @@ from recap.distributed import ALONE, Ranks, launched
 from recap.joining import column_faults, joining_faults, rank_faults
 from recap.loss import MultiTaskLoss
 from recap.model.heavy_ranker import HeavyRanker
+from recap.model.sharding_plan import TablePlan
 from recap.nodes import Nodes, located
 from recap.parallel import parallel
 from recap.references import references, resolved, told_at_origin
+from recap.split import Split, planned_split, split, split_faults, to_be_split
 from recap.tracking import NoTracker, Tracker
 from recap.training import Training
 from recap.warm_start import start_faults
@@ -45,6 +47,14 @@ class Experiment:
     validation_data: Mapping[str, ParquetData]
     tracker: Tracker
     ranks: Ranks
+    tables: Sequence[TablePlan] = ()  # those that are split, and how
+
+    @property
+    def num_parameters(self) -> int:
+        """Numbers that the ranker has, on all ranks together."""
+        split = {row.weight: row.numel for row in self.tables}
+        whole = (p.numel() for n, p in self.ranker.named_parameters() if n not in split)
+        return sum(whole) + sum(split.values())
 
     @property
     def save_dir(self) -> Path:
@@ -65,6 +75,7 @@ class Parts:
     train_data: ParquetData | None = None
     validation_data: Mapping[str, ParquetData] = field(default_factory=dict)
     tracker: Tracker | None = None
+    split: Split | None = None  # where tables are to be split, and the ranker is on the CPU still
 
     def experiment(self, ranks: Ranks = ALONE) -> Experiment:
         """The parts of a run that these ranks train together.
@@ -84,16 +95,24 @@ class Parts:
             task_weights=self.ranker.loss_weights,
             reduction=self.training.loss_reduction,
         ).to(self.training.torch_device)
+        tables: Sequence[TablePlan] = ()
+        if (how := ranks.told(self.split)) is not None:
+            assert self.build_optimizer is not None
+            tables = how.tables
+            split(self.ranker, how, self.training, ranks)
+            self.optimizer = self.build_optimizer(**self.ranker.parameters_by_kind())
+        names = [row.weight for row in tables]
         return Experiment(
             self.training,
             self.ranker,
-            parallel(self.ranker, ranks, self.training.torch_device),
+            parallel(self.ranker, ranks, self.training.torch_device, split=names),
             loss,
             self.optimizer,
             self.train_data,
             self.validation_data,
             self.tracker if ranks.first else NoTracker(),
             ranks,
+            tables,
         )
 
 
@@ -199,7 +218,7 @@ def assemble(cfg: DictConfig, num_ranks: int | None = None, ranks: Ranks = ALONE
     inputs = None if parts.ranker is None else parts.ranker.input_names
     faults += column_faults(plain, sections, inputs)
     if parts.ranker is not None and parts.training is not None:
-        parts.ranker.to(parts.training.torch_device)
+        _placed(parts, num_ranks)
         if parts.train_data is not None and parts.training.sampling_correction == "calibration":
             rates = parts.train_data.tasks
             parts.ranker.calibrate({task: row.ratio for task, row in rates.items()})
@@ -209,6 +228,25 @@ def assemble(cfg: DictConfig, num_ranks: int | None = None, ranks: Ranks = ALONE
         if not any_at(faults, "training.initial_checkpoint_dir"):
             faults += start_faults(parts.training, parts.ranker)
     return parts
+
+
+def _placed(parts: Parts, num_ranks: int | None) -> None:
+    """Moves the ranker to its device, or plans how its tables will be split over the ranks'."""
+    assert parts.ranker is not None
+    assert parts.training is not None
+    number = num_ranks or launched().world_size
+    if not to_be_split(parts.ranker, parts.build_optimizer, number):
+        parts.ranker.to(parts.training.torch_device)
+    elif num_ranks is None and parts.train_data is not None:  # else on other machines than this
+        parts.faults += split_faults(parts.training, parts.build_optimizer)
+        with _collected(parts.faults, "training.sharding"):
+            parts.split = planned_split(
+                parts.ranker,
+                parts.training,
+                parts.build_optimizer,
+                num_ranks=number,
+                batch_size=parts.train_data.global_batch_size,
+            )
 
 
 def _sections(plain: Mapping[str, Any], faults: list[str]) -> dict[str, Any]:

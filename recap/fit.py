@@ -28,6 +28,7 @@ from recap.parallel import unsynchronised
 from recap.run_config import CONFIG_FILE
 from recap.search.trial import Pruning
 from recap.signals import Stopped, stop_signals
+from recap.split import clip
 from recap.start import Place
 from recap.tracking import Run
 from recap.tracking.provenance import checkout, metadata_version
@@ -237,7 +238,12 @@ def _clip(experiment: Experiment) -> dict[str, Tensor]:
     """Clips the gradients if the config says so; returns their norm before that."""
     if (limit := experiment.training.gradient_clip_norm) is None:
         return {}
-    return {"gradient_norm": clip_grad_norm_(experiment.ranker.parameters(), limit)}
+    ranker = experiment.ranker
+    if experiment.tables:
+        norm = clip(ranker, experiment.optimizer, experiment.tables, limit)
+    else:
+        norm = clip_grad_norm_(ranker.parameters(), limit)
+    return {"gradient_norm": norm}
 
 
 def _ignored_rows(experiment: Experiment) -> dict[str, float]:

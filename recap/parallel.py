@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -11,15 +12,19 @@ from torch.nn.parallel import DistributedDataParallel
 from recap.distributed import Ranks
 
 
-def parallel(ranker: nn.Module, ranks: Ranks, device: torch.device) -> nn.Module:
+def parallel(
+    ranker: nn.Module, ranks: Ranks, device: torch.device, *, split: Collection[str] = ()
+) -> nn.Module:
     """The module to call in training; its backward leaves the mean gradients of all ranks.
 
     Alone, or where nothing is trained, it is the ranker itself. Buffers are not sent around: batch
-    norms keep the same statistics on all ranks by themselves, see ``recap.model.batch_norm``.
+    norms keep the same statistics on all ranks by themselves, see ``recap.model.batch_norm``. The
+    parameters named in ``split`` have their gradients by other ways.
     """
-    trained = any(parameter.requires_grad for parameter in ranker.parameters())
+    trained = any(p.requires_grad for name, p in ranker.named_parameters() if name not in split)
     if ranks.world_size == 1 or not trained:
         return ranker
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(ranker, list(split))
     return DistributedDataParallel(
         ranker,
         device_ids=[torch.cuda.current_device()] if device.type == "cuda" else None,

@@ -36,6 +36,7 @@ from recap.margin import Margin
 from recap.preemption import preemptible
 from recap.run_config import write_config
 from recap.search.trial import pruning_of
+from recap.split import record
 from recap.start import start
 from recap.tracking.provenance import without_passwords
 
@@ -77,7 +78,7 @@ def _train(
         "%s: %d tasks, %s parameters on %s, %s rows in %d files, steps %d to %d",
         experiment.save_dir,
         len(ranker.tasks),
-        f"{sum(p.numel() for p in ranker.parameters()):,}",
+        f"{experiment.num_parameters:,}",
         f"{ranks.world_size} × {training.torch_device.type}"
         if ranks.world_size > 1
         else training.torch_device,
@@ -104,6 +105,8 @@ def _train(
         opened as run,
         Progress(training.num_train_steps, first_step=at.step, stream=shown_on) as progress,
     ):
+        if ranks.first:
+            record(experiment.tables, experiment.save_dir, run)
         results = fit(experiment, run, progress, at, margin, pruning)
         value = None
         if training.objective is not None:

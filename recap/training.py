@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
+
+from recap.sharding import Sharding
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +37,7 @@ class Training:
     device: str | None = None
     seed: int = 0
     objective: str | None = None
+    sharding: Sharding = field(default_factory=Sharding)
 
     def __post_init__(self) -> None:
         least = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import warnings
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ from recap.model.sharding_plan import quiet, sharder
 # what torch says of the insides of torchrec and fbgemm in the midst of a training
 _OF_TORCHREC = (
     "fbgemm::dense_embedding_codegen_lookup_function: an autograd kernel was not registered",
+    "Please use DTensor instead and we are deprecating ShardedTensor",
     "`torch.distributed.(reduce_scatter_tensor|all_gather_into_tensor)` is deprecated",
 )
 
@@ -60,6 +62,7 @@ def split_tables(
         from torchrec.distributed.model_parallel import DistributedModelParallel
         from torchrec.distributed.types import ShardingEnv
 
+    logging.getLogger("torchrec").setLevel(logging.WARNING)
     for said in _OF_TORCHREC:
         warnings.filterwarnings("ignore", said)
     # for table_row_wise, and torchrec asks nobody else

@@ -43,6 +43,11 @@ class TablePlan:
     compute_kernel: str
     parts: tuple[Part, ...]
 
+    @property
+    def numel(self) -> int:
+        """Numbers in the whole table."""
+        return sum(part.rows * part.columns for part in self.parts)
+
     def __str__(self) -> str:
         """The plan in a line."""
         if self.sharding_type == "data_parallel":
