@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from recap.checkpoint.folder import CheckpointError
 from recap.checkpoint.loading import model_names, read_into
 from recap.checkpoint.manifest import dtype, flat, read_manifest, split
+from recap.checkpoint.shards import laid_out, local_shape
 
 _OPTIMIZER = "optimizer/"
 
@@ -24,10 +25,14 @@ def training_state(
     Learning rates and other settings are not in it: they follow from the step and the config; nor
     are random numbers, which follow from the seed and the step.
     """
-    moments = optimizer.state
+    weights, moments = model.state_dict(), optimizer.state
+    held = {n: moments[p] for n, p in model.named_parameters() if p in moments}
     return {
-        "model": model.state_dict(),
-        "optimizer": {n: moments[p] for n, p in model.named_parameters() if p in moments},
+        "model": weights,
+        "optimizer": {
+            name: {key: _laid_out(key, value, weights.get(name)) for key, value in own.items()}
+            for name, own in held.items()
+        },
         "algorithm": _algorithm(optimizer),
         "step": step,
         "position": position,
@@ -59,8 +64,12 @@ def restore_training(
         )
     names: dict[Tensor, str] = {p: name for name, p in model.named_parameters()}
     trained = {names[p]: p for group in optimizer.param_groups for p in group["params"]}
-    moments = _moments(state, trained, optimizer)
-    targets = flat({"model": own, "optimizer": moments})
+    moments = _moments(state, trained, optimizer, own)
+    parts = {
+        name: {key: _laid_out(key, value, own.get(name)) for key, value in of_name.items()}
+        for name, of_name in moments.items()
+    }
+    targets = flat({"model": own, "optimizer": parts})
     read_into(checkpoint, {path: t for path, t in targets.items() if isinstance(t, Tensor)})
     model.load_state_dict(own)  # for modules that give copies of what they hold
     held = {i: moments[name] for i, name in enumerate(trained) if name in moments}
@@ -107,8 +116,12 @@ def _moments(
     state: Mapping[str, Mapping[str, Any]],
     parameters: Mapping[str, Tensor],
     optimizer: torch.optim.Optimizer,
+    weights: Mapping[str, Tensor],
 ) -> dict[str, dict[str, Any]]:
-    """Name → key → the tensor to read into, or the value itself, of what was saved of them."""
+    """Name → key → the tensor to read into, or the value itself, of what was saved of them.
+
+    Of a weight that is split, this rank's part; nothing where it has none.
+    """
     moments: dict[str, dict[str, Any]] = {}
     for path, entry in state.items():
         if not path.startswith(_OPTIMIZER):
@@ -116,26 +129,36 @@ def _moments(
         _, name, *key = split(path)
         if name not in parameters:  # not trained any more
             continue
+        weight = weights.get(name, parameters[name])
+        shape = local_shape(entry.get("shape", ()), parameters[name], weight)
+        if shape is None:
+            continue
         of_name = moments.setdefault(name, {})
         if key and "value" in entry:
             of_name[key[0]] = entry["value"]
         elif key:
             held = optimizer.state.get(parameters[name], {}).get(key[0])
-            of_name[key[0]] = _target(entry, parameters[name], held)
+            of_name[key[0]] = _target(shape, dtype(entry), parameters[name], held)
     return moments
 
 
-def _target(entry: Mapping[str, Any], parameter: Tensor, held: Any) -> Tensor:
-    """Where a moment is read into: the one that is there, or a new one, sharded as its weight."""
-    shape = torch.Size(entry["shape"])
+def _target(shape: torch.Size, kind: torch.dtype, parameter: Tensor, held: Any) -> Tensor:
+    """Where a moment is read into: the one that is there, or a new one."""
     if isinstance(held, Tensor) and held.shape == shape:
         return held
     if parameter.shape == shape:
-        return torch.empty_like(parameter.detach(), dtype=dtype(entry))
-    return torch.empty(shape, dtype=dtype(entry))
+        return torch.empty_like(parameter.detach(), dtype=kind)
+    return torch.empty(shape, dtype=kind)
+
+
+def _laid_out(key: str, value: Any, weight: Tensor | None) -> Any:
+    if weight is None or not isinstance(value, Tensor) or key == "step":
+        return value
+    return laid_out(value, weight)
 
 
 def _algorithm(optimizer: torch.optim.Optimizer) -> str:
     """The class of an optimizer, or of each of the ``parts`` that it joins, in their order."""
-    kinds = [type(part) for part in getattr(optimizer, "parts", (optimizer,))]
+    parts = getattr(optimizer, "parts", (optimizer,))
+    kinds = [type(getattr(part, "algorithm", part)) for part in parts]
     return ", ".join(f"{kind.__module__}.{kind.__qualname__}" for kind in kinds)
