@@ -7,6 +7,7 @@ plot of the learning rates. The weights are made in full, so it takes the memory
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -14,9 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import CompactHydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
@@ -204,8 +204,11 @@ class SweepCheck(Callback):
         """Checks all points, prints a table of them, and ends the command with 0 or 1."""
         loader = GlobalHydra.instance().config_loader()
         task_overrides = list(config.hydra.overrides.task)
-        overrides = OverridesParser.create(config_loader=loader).parse_overrides(task_overrides)
-        points = BasicSweeper.split_arguments(overrides, max_batch_size=None)[0]
+        try:
+            points = _points(config, loader)
+        except CompactHydraException as error:  # Hydra makes a warning of what a callback raises
+            print(error, file=sys.stderr)
+            raise SystemExit(1) from None
         outcomes: dict[str, list[str]] = {}
         for point in points:
             name = " ".join(override for override in point if override not in task_overrides)
@@ -217,6 +220,18 @@ class SweepCheck(Callback):
                 outcomes[name] = str(error).splitlines()
         print(f"\n{report.sweep_table(outcomes)}")
         raise SystemExit(1 if any(outcomes.values()) else 0)
+
+
+def _points(config: DictConfig, loader: ConfigLoader) -> list[list[str]]:
+    """The overrides of all points of a sweep; of a search, of two ends of its space."""
+    params = (config.hydra.sweeper.get("params") or {}).items()
+    overrides = [f"{key}={value}" for key, value in params] + list(config.hydra.overrides.task)
+    if not config.hydra.sweeper._target_.endswith(".OptunaSweeper"):
+        return combinations(loader, overrides)
+    from recap.search.space import ends, job_overrides, split  # imports optuna
+
+    fixed, space = split(loader, overrides)
+    return [job_overrides(fixed, params) for params in ends(space)]
 
 
 @hydra_command("check", queued=False)

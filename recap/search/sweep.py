@@ -146,18 +146,29 @@ class Trials:
                 self._tell(trial, point, came_to)  # its job ended, but not with the search
             else:
                 points[trial.number] = point
-        if not points:
-            return
-        outcomes = launched(self.launcher, list(points.values()), self._launched)
-        self._launched += len(points)
         trials = {trial.number: trial for trial in batch}
-        for (number, point), came_to in zip(points.items(), outcomes, strict=True):
+        for number, (point, came_to) in self._launch(points).items():
             if came_to is None:
                 raise Refused(
                     ["hydra/launcher: it left trials in a queue; a search waits for their results"]
                 )
             self.parent.record_failure(point, came_to, self.loader)
             self._tell(trials[number], point, came_to)
+
+    def _launch(self, points: Mapping[int, Point]) -> dict[int, tuple[Point, Outcome | None]]:
+        """What the points come to; a launcher that refuses one takes the others by themselves."""
+        if not points:
+            return {}
+        try:
+            outcomes = launched(self.launcher, list(points.values()), self._launched)
+        except Refused as error:
+            if len(points) > 1:
+                parts = [self._launch({number: point}) for number, point in points.items()]
+                return {number: ended for part in parts for number, ended in part.items()}
+            outcomes = [_failure(str(error))]
+        self._launched += len(points)
+        ended = zip(points.values(), outcomes, strict=True)
+        return dict(zip(points, ended, strict=True))
 
     def _tell(self, trial: FrozenTrial, point: Point, came_to: Outcome) -> None:
         """Tells the study what a trial came to; a stopped one stays to be gone on with."""

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig
 
@@ -29,20 +28,22 @@ def combinations(loader: ConfigLoader, overrides: Sequence[str]) -> list[list[st
     Raises:
         Refused: values that cannot be listed, as those of an interval.
     """
-    parsed = OverridesParser.create(config_loader=loader).parse_overrides(list(overrides))
-    for override in parsed:
-        if override.is_sweep_override() and not override.is_discrete_sweep():
-            raise Refused(
-                [
-                    f"{override.input_line}: an interval has no list of values; search in it with "
-                    "hydra/sweeper=optuna, or list values as a,b,c or range(start,stop,step)"
-                ]
+    values: dict[str, list[str]] = {}
+    faults = []
+    for override in OverridesParser.create(config_loader=loader).parse_overrides(list(overrides)):
+        key = override.get_key_element()
+        if not override.is_sweep_override():
+            values[key] = [str(override.input_line)]  # as it was written, which names folders
+        elif override.is_discrete_sweep():
+            values[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
+        else:
+            faults.append(
+                f"{override.input_line}: an interval has no list of values; search in it with "
+                "hydra/sweeper=optuna, or list values as a,b,c or range(start,stop,step)"
             )
-    try:
-        [batch] = BasicSweeper.split_arguments(parsed, max_batch_size=None)
-    except HydraException as error:
-        raise Refused([str(error)]) from error
-    return batch
+    if faults:
+        raise Refused(faults)
+    return [list(job) for job in itertools.product(*values.values())]
 
 
 def sweep(
@@ -64,8 +65,15 @@ def sweep(
     with sweep_run(config) as parent:
         found: dict[Point, Outcome | None] = {}
         found |= {point: point.outcome for point in points if point.has_result}
+        num_results = len(found)
+        found |= {point: None for point in points if point not in found and point.is_running}
         missing = [point for point in points if point not in found]
-        log.info("%d points, of which %d have a result", len(points), len(found))
+        log.info(
+            "%d points, of which %d have a result and %d are running",
+            len(points),
+            num_results,
+            len(points) - num_results - len(missing),
+        )
         size = max_batch_size or max(1, len(missing))
         for first in range(0, len(missing), size):
             batch = missing[first : first + size]
@@ -84,11 +92,11 @@ def sweep(
 
 def record(parent: Parent, results: Results, wanted: str | None) -> None:
     """Notes the outcome of a sweep: its status, how many points ended how, the best of them."""
-    statuses = ["queued" if o is None else o.status for o in results.values()]
+    statuses = ["not ended" if o is None else o.status for o in results.values()]
     tags = {
         f"points.{s.replace(' ', '_')}": str(statuses.count(s)) for s in dict.fromkeys(statuses)
     }
-    if "queued" in statuses:
+    if "not ended" in statuses:
         parent.status = "RUNNING"
     elif "failed" in statuses or not {"finished", "pruned"} & set(statuses):
         parent.status = "FAILED"

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from filelock import FileLock, Timeout
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import CompactHydraException
@@ -51,6 +52,19 @@ class Point:
         """Whether nothing is left to run: a run that came to no number would do so again."""
         return (kept := self.outcome) is not None and kept.status in ("finished", "not finite")
 
+    @property
+    def is_running(self) -> bool:
+        """Whether a process trains in its folder, as one that a launcher has left in a queue."""
+        lock = FileLock(self.run_dir / ".lock")
+        if not self.run_dir.exists():
+            return False
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            return True
+        lock.release()
+        return False
+
 
 def composed(
     loader: ConfigLoader, config: DictConfig, jobs: Sequence[Sequence[str]]
@@ -92,7 +106,11 @@ def composed(
 
 
 def launched(launcher: Launcher, points: Sequence[Point], first: int) -> list[Outcome | None]:
-    """What the points come to as jobs, numbered from ``first``; None for one left in a queue."""
+    """What the points come to as jobs, numbered from ``first``; None for one left in a queue.
+
+    Raises:
+        Refused: the launcher takes none of them.
+    """
     for point in points:  # so that what is there afterwards is of this run
         outcome.remove(point.run_dir)
     jobs = launcher.launch([list(point.overrides) for point in points], initial_job_idx=first)
@@ -101,12 +119,8 @@ def launched(launcher: Launcher, points: Sequence[Point], first: int) -> list[Ou
 
 def _ended(point: Point, job: JobReturn) -> Outcome | None:
     kept = outcome.read(point.run_dir)
-    if job.status == JobStatus.UNKNOWN or (kept is not None and job.status == JobStatus.COMPLETED):
-        return kept
-    if job.status == JobStatus.COMPLETED:
-        value = job.return_value
-        value = float(value) if isinstance(value, int | float) else None
-        return Outcome(status="finished", config=point.config, objective=value)
+    if job.status != JobStatus.FAILED:
+        return kept  # a launcher that does not wait returns before there is one
     error = job._return_value  # the property raises it
     if not isinstance(error, CompactHydraException) and isinstance(error, BaseException):
         log.error("%s", point.told, exc_info=error)

@@ -9,7 +9,7 @@ from pathlib import Path
 from recap.outcome import Outcome
 from recap.sweep.points import Point
 
-Results = Mapping[Point, Outcome | None]  # None: in a queue
+Results = Mapping[Point, Outcome | None]  # None: in a queue, or running
 
 
 def direction(objective: str) -> str | None:
@@ -44,7 +44,7 @@ def sweep_table(results: Results, sweep_dir: Path, objective: str | None, best: 
     rows = [("", "status", objective or "objective", "run")]
     for place, point in enumerate(points, 1):
         came_to = results[point]
-        status = "queued" if came_to is None else came_to.status
+        status = "not ended" if came_to is None else came_to.status
         value = None if came_to is None else came_to.objective
         run = f"{point.told}{_folder(point, sweep_dir)}"
         rows.append((str(place), status, "–" if value is None else f"{value:.5f}", run))
