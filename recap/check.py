@@ -30,6 +30,7 @@ from recap.data.parquet import ParquetData
 from recap.experiment import Experiment, Parts, assemble
 from recap.nearest import nearest
 from recap.start import restored
+from recap.sweep.grid import combinations
 
 MEASURED_ROWS = 128  # at most, of the batch whose activations are measured
 

@@ -36,12 +36,6 @@ class GridSweeper(_RecapSweeper):
     def __init__(
         self, max_batch_size: int | None = None, params: dict[str, Any] | None = None
     ) -> None:
-        if max_batch_size is not None and (
-            not isinstance(max_batch_size, int) or max_batch_size < 1
-        ):
-            raise ValueError(
-                f"hydra.sweeper.max_batch_size={max_batch_size}: must be 1 or more, or null"
-            )
         self.max_batch_size, self.params = max_batch_size, params or {}
 
     def sweep(self, arguments: list[str]) -> None:

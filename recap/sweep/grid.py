@@ -61,6 +61,10 @@ def sweep(
         Refused: before anything is run; see ``composed`` and ``sweep_run``.
         SystemExit: with 1, where a point failed by an error or none came to its end.
     """
+    if max_batch_size is not None and not (isinstance(max_batch_size, int) and max_batch_size > 0):
+        raise Refused(
+            [f"hydra.sweeper.max_batch_size={max_batch_size}: must be 1 or more, or null"]
+        )
     points = composed(loader, config, combinations(loader, overrides))
     with sweep_run(config) as parent:
         found: dict[Point, Outcome | None] = {}
