@@ -34,14 +34,14 @@ def space(*overrides: str) -> dict[str, Any]:
 
 def test_a_space_is_written_as_a_sweep_is():
     assert space(
-        "a=interval(1,8)",
-        "b=interval(1.0,8)",
+        "a=int(interval(1,8))",
+        "b=interval(1,8)",
         "c=tag(log, interval(1e-5,1e-2))",
         "d=range(1,10)",
         "e=range(1,10,4)",
         "f=range(0.5,2,0.5)",
         "g=x,y,x",
-        "h=choice([8],[16,8],null)",
+        "h=[8],[16,8]",
         "i=tag(log, range(1,9))",
     ) == {
         "a": IntDistribution(1, 8),
@@ -51,7 +51,7 @@ def test_a_space_is_written_as_a_sweep_is():
         "e": IntDistribution(1, 9, step=4),
         "f": FloatDistribution(0.5, 1.5, step=0.5),
         "g": CategoricalDistribution(["x", "y"]),
-        "h": CategoricalDistribution(["[8]", "[16,8]", "null"]),
+        "h": CategoricalDistribution(["[8]", "[16,8]"]),
         "i": IntDistribution(1, 8, log=True),
     }
 
@@ -71,8 +71,8 @@ def test_what_is_no_space_is_refused_all_at_once():
             ],
         )
     assert str(refused.value).splitlines() == [
-        "a=interval(2,1): from 2 to 1 there is no number; the lower one comes first",
-        "b=tag(log, interval(0,1)): a logarithmic scale begins above 0, this one at 0",
+        "a=interval(2,1): from 2.0 to 1.0 there is no number; the lower one comes first",
+        "b=tag(log, interval(0,1)): a logarithmic scale begins above 0, this one at 0.0",
         "c=tag(fast, interval(0,1)): tag fast: the one tag is log",
         "d=range(3,1): no number is in this range; it goes up, and ends before its stop",
         "e=glob(*): a search takes interval, range, choice or a,b,c",
@@ -84,7 +84,10 @@ def test_what_is_no_space_is_refused_all_at_once():
 
 
 def test_the_ends_of_a_space():
-    assert ends(space("a=interval(1,8)", "b=x,y,z")) == [{"a": 1, "b": "x"}, {"a": 8, "b": "z"}]
+    assert ends(space("a=int(interval(1,8))", "b=x,y,z")) == [
+        {"a": 1, "b": "x"},
+        {"a": 8, "b": "z"},
+    ]
 
 
 def test_settings_at_fault_are_refused_before_anything_is_made(
@@ -106,7 +109,7 @@ def test_settings_at_fault_are_refused_before_anything_is_made(
         "hydra.sweeper.n_jobs=many: must be a whole number, 1 or more",
         "hydra.sweeper.direction=up: must be minimize, maximize, or null: as the metric asks",
         "training.objective=null: a search compares what it names",
-        "hydra.sweeper.sampler.sede: optuna.samplers.TPESampler takes no such key",
+        "hydra.sweeper.sampler.sede: optuna.samplers.TPESampler takes no such key; close: 'seed'",
         "hydra.sweeper.pruner._target_=optuna.samplers.RandomSampler: makes no BasePruner",
     ]:
         assert line in printed
@@ -176,7 +179,7 @@ def test_a_trial_that_was_running_as_the_search_died_goes_on_in_its_folder(
 def test_a_trial_without_a_number_is_told_to_the_study_as_failed(
     tiny: Tiny, capsys: pytest.CaptureFixture[str]
 ):
-    two = ("hydra.sweeper.n_trials=2", "hydra.sweeper.n_jobs=2")
+    two = ("hydra.sweeper.n_trials=2", "hydra.sweeper.n_jobs=2", "hydra.sweeper.sampler.seed=1")
     assert swept(tiny, *OPTUNA, *two, "schedule.curve.learning_rate=0.01,1e30") == 0
     study = study_in(tiny.root / "sweep")
     told = {t.params["schedule.curve.learning_rate"]: t.state for t in study.trials}
@@ -187,7 +190,7 @@ def test_a_trial_without_a_number_is_told_to_the_study_as_failed(
 
 
 def test_a_search_whose_trials_all_fail_is_given_up(tiny: Tiny, capsys: pytest.CaptureFixture[str]):
-    assert swept(tiny, *OPTUNA, "training.seed=interval(-9,-1)") == 1
+    assert swept(tiny, *OPTUNA, "training.seed=range(-9,0)") == 1
     printed = capsys.readouterr().out
     assert "all of the first 3 trials failed; the search is given up" in printed
     assert [t.state for t in study_in(tiny.root / "sweep").trials] == [TrialState.FAIL] * 3

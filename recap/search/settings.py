@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 
 from recap.binding import binding_faults
 from recap.compose import Refused
+from recap.nearest import nearest
 from recap.nodes import instantiate, located
 from recap.sweep.table import direction
 
@@ -82,7 +85,7 @@ def _node_faults(node: Any, place: str, kind: Callable[..., Any]) -> list[str]:
     assert isinstance(kind, type)
     if not isinstance(node, dict) or "_target_" not in node:
         return [f"{place}={node}: must be a mapping {{_target_: …}} of a {kind.__name__}"]
-    if faults := list(binding_faults(node, place)):
+    if faults := list(binding_faults(node, place)) or _unknown(node, place):
         return faults
     try:
         made = instantiate(node)
@@ -91,3 +94,15 @@ def _node_faults(node: Any, place: str, kind: Callable[..., Any]) -> list[str]:
     if not isinstance(made, kind):
         return [f"{place}._target_={node['_target_']}: makes no {kind.__name__}"]
     return []
+
+
+def _unknown(node: Mapping[str, Any], place: str) -> list[str]:
+    """The keys that the target does not take: Optuna's annotations cannot be read at run time."""
+    parameters = inspect.signature(get_object(node["_target_"])).parameters
+    if any(each.kind is each.VAR_KEYWORD for each in parameters.values()):
+        return []
+    return [
+        f"{place}.{key}: {node['_target_']} takes no such key; {nearest(key, parameters)}"
+        for key in node
+        if key != "_target_" and key not in parameters
+    ]

@@ -29,8 +29,8 @@ def split(
 ) -> tuple[list[str], dict[str, BaseDistribution]]:
     """The overrides that all points share, and a distribution by the key of every other.
 
-    ``a,b,c`` and ``choice(a,b)`` are categories; ``interval(low,high)`` and
-    ``range(low,stop,step)`` numbers, whole ones where their limits are; ``tag(log, …)`` makes them
+    ``a,b,c`` and ``choice(a,b)`` are categories; ``interval(low,high)`` is any number between,
+    ``int(interval(low,high))`` and ``range(low,stop,step)`` whole ones; ``tag(log, …)`` makes them
     logarithmic. As in every sweep, a range ends before ``stop``, and an interval has both ends.
 
     Raises:
