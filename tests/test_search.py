@@ -109,7 +109,7 @@ def test_settings_at_fault_are_refused_before_anything_is_made(
         "hydra.sweeper.n_jobs=many: must be a whole number, 1 or more",
         "hydra.sweeper.direction=up: must be minimize, maximize, or null: as the metric asks",
         "training.objective=null: a search compares what it names",
-        "hydra.sweeper.sampler.sede: optuna.samplers.TPESampler takes no such key; close: 'seed'",
+        "hydra.sweeper.sampler.sede: optuna.samplers.TPESampler takes no such key; close: seed",
         "hydra.sweeper.pruner._target_=optuna.samplers.RandomSampler: makes no BasePruner",
     ]:
         assert line in printed
