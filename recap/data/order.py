@@ -51,6 +51,31 @@ class Block:
         return np.random.default_rng(self.seed).permutation(self.num_rows)
 
 
+@dataclass(frozen=True)
+class Share:
+    """What one rank owns of a lane: of every ``quota`` rows in its order those [start, stop)."""
+
+    lane: int
+    quota: int  # rows that the lane gives to each batch
+    start: int
+    stop: int
+
+
+def shares(rows: int, *, lanes: int, rank: int = 0, world_size: int = 1) -> list[Share]:
+    """A rank's part of every batch of ``rows``, by lane: the lanes' quotas lie side by side in it.
+
+    Only lanes of which it owns a part.
+    """
+    mine = range(rows * rank // world_size, rows * (rank + 1) // world_size)
+    found = []
+    for lane in range(lanes):
+        first, last = rows * lane // lanes, rows * (lane + 1) // lanes
+        start, stop = max(first, mine.start) - first, min(last, mine.stop) - first
+        if start < stop:
+            found.append(Share(lane, last - first, start, stop))
+    return found
+
+
 class Line:
     """All row groups of a data set as they come in each epoch; its lanes share one.
 

@@ -15,7 +15,7 @@ from recap.batch import Bag, Batch
 from recap.data.cache import RowGroupCache
 from recap.data.files import DataError, ParquetSource
 from recap.data.ignored import Ignored, RowGroupError
-from recap.data.order import Block, Lane, Line
+from recap.data.order import Block, Lane, Line, shares
 from recap.data.preprocess import Steps
 from recap.data.row_groups import RowGroups, Weigh
 from recap.data.rows import BFLOAT16, Rows
@@ -73,21 +73,18 @@ class Stream:
         self._inputs, self._steps = inputs, steps
         self._batch, self._seed, self._epochs = batch, seed, epochs
         self._rows = rows = batch * steps.batch_multiplier  # that are read for a batch
-        self._shares = []  # (lane, its rows per batch, the first and last of them for this rank)
-        self._ends = []  # (its rows per batch, rows of the lane's epochs) of every lane
-        mine = range(rows * rank // world_size, rows * (rank + 1) // world_size)
         self._part = (0, 1)  # of what is read, which part is this rank's
         if steps.need_whole_batches:
-            mine, self._part = range(rows), (rank, world_size)
+            self._part, rank, world_size = (rank, world_size), 0, 1
         row_groups = [source.row_group_rows for source in sources]
         line = Line(row_groups, seed=seed, file_batch_size=file_batch_size)
-        for index in range(lanes):
-            first, last = rows * index // lanes, rows * (index + 1) // lanes
-            start, stop = max(first, mine.start) - first, min(last, mine.stop) - first
-            lane = Lane(line, index=index, lanes=lanes, buffer=buffer)
-            if start < stop and lane.num_rows:
-                self._shares.append((lane, last - first, start, stop))
-            self._ends.append((last - first, inf if epochs is None else epochs * lane.num_rows))
+        all_lanes = [Lane(line, index=i, lanes=lanes, buffer=buffer) for i in range(lanes)]
+        mine = shares(rows, lanes=lanes, rank=rank, world_size=world_size)
+        self._shares = [(all_lanes[s.lane], s) for s in mine if all_lanes[s.lane].num_rows]
+        self._ends = [  # of every lane: its rows per batch, and those of all its epochs
+            (share.quota, inf if epochs is None else epochs * all_lanes[share.lane].num_rows)
+            for share in shares(rows, lanes=lanes)
+        ]
 
     def batches(self, position: int, pin_memory: bool) -> Generator[tuple[Batch, int]]:
         """This rank's part of every batch from ``position`` on, with the position behind it."""
@@ -96,15 +93,16 @@ class Stream:
         pool = ThreadPoolExecutor(threads, thread_name_prefix="recap-read")
         try:
             walks = []
-            for lane, quota, start, stop in self._shares:
+            for lane, share in self._shares:
                 walk = _Walk(lane, self._load, pool, self._epochs, ahead)
-                walk.read_ahead(position * quota // self._rows + start)
-                walks.append((walk, quota, start, stop))
+                walk.read_ahead(position * share.quota // self._rows + share.start)
+                walks.append((walk, share))
             while any(position * quota // self._rows < end for quota, end in self._ends):
                 parts = []
-                for walk, quota, start, stop in walks:
-                    begin = position * quota // self._rows
-                    parts += walk.rows(walk.within(begin + start), walk.within(begin + stop))
+                for walk, share in walks:
+                    begin = position * share.quota // self._rows
+                    first, last = begin + share.start, begin + share.stop
+                    parts += walk.rows(walk.within(first), walk.within(last))
                 here, position = position, position + self._rows
                 rows = Rows.concatenate(parts or [self._row_groups.none()])
                 batch = self._to_batch(self._cut(rows, here))
