@@ -37,6 +37,9 @@ def evaluate(
     the ranker is left in training mode if it was. Ranks share every batch, and all of them have the
     metrics of the whole. As soon as ``stop`` holds a number on any of them, the evaluation ends at
     a batch and comes out empty: half of it would mislead.
+
+    Raises:
+        DataError, OtherRankFailed: on all ranks, where one of them cannot read its part.
     """
     was_training = ranker.training
     ranker.eval()
@@ -81,9 +84,7 @@ def _evaluate(
     )
     limit = training.num_eval_steps if training.num_eval_steps >= 0 else None
     with closing(batches):
-        for batch, _ in islice(batches, limit):
-            if ranks.most(max(stop, default=0)):
-                return None
+        for batch, _ in ranks.in_step(islice(batches, limit), lambda: max(stop, default=0)):
             ranks.alive()
             batch = batch.to(device, non_blocking=True)
             with training.autocast():
@@ -93,6 +94,11 @@ def _evaluate(
                 rows = stratifier.rows(batch)
                 weights = None if batch.weights is None else batch.weights[rows]
                 metrics[name].update(logits[rows], batch.labels[rows], weights)
+    if ranks.most(max(stop, default=0)):
+        return None
+    if data.ignored is not None:
+        data.ignored.agree(ranks.gathered)
+        data.ignored.refuse_too_many()
     for measured in metrics.values():
         ranks.sum_(measured.state)
     return {part: measured.compute() for part, measured in metrics.items()}

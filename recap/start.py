@@ -74,7 +74,7 @@ def _observe(experiment: Experiment) -> None:
             world_size=ranks.world_size,
         )
         with closing(batches):
-            for batch, _ in batches:
+            for batch, _ in ranks.in_step(batches):
                 batch = batch.to(experiment.training.torch_device)
                 for layer in observers:
                     layer.observe(batch)

@@ -8,12 +8,12 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -100,6 +100,34 @@ class Ranks:
     def group(self) -> dist.ProcessGroup | None:
         """A further group of all ranks between processors, for a thread of its own; None alone."""
         return None if self.world_size == 1 else dist.new_group(backend="gloo")
+
+    def in_step(self, items: Iterable[T], stop: Callable[[], int] = lambda: 0) -> Iterator[T]:
+        """The items, of which every rank has as many, as long as all ranks get theirs.
+
+        They end on all of them where any rank's ``stop`` gives more than 0.
+
+        Raises:
+            Exception: what this rank's items raise.
+            OtherRankFailed: another rank's items raised.
+        """
+        ended, failed = 1, 2
+        own = iter(items)
+        while True:
+            item, failure, state = None, None, ended if stop() else 0
+            try:
+                item = next(own)
+            except StopIteration:
+                state = ended
+            except Exception as error:  # to be told to the others, who would wait for this rank
+                failure, state = error, failed
+            if (state := self.most(state)) == failed:
+                failures = self.gathered(None if failure is None else str(failure))
+                if failure is not None:
+                    raise failure
+                refuse_failures(failures)
+            if state == ended:
+                return
+            yield cast(T, item)
 
     @contextmanager
     def together(self) -> Iterator[None]:
