@@ -199,7 +199,9 @@ class EmbeddingTables(nn.Module):
 
         read = [(name, feature) for name, features in self.features.items() for feature in features]
         bags = [batch.sparse[feature] for _, feature in read]
-        lengths = [bag.offsets.diff() for bag in bags]
+        # torchrec takes no batch without rows, which a rank's part may be: an empty bag stands in
+        stands_in = len(batch) == 0
+        lengths = [bag.offsets.new_zeros(1) if stands_in else bag.offsets.diff() for bag in bags]
         keys = [_key(name, feature) for name, feature in read]
         # length_per_key is known here; torchrec would sum it up and wait for the device
         found = self.collection(
@@ -212,16 +214,17 @@ class EmbeddingTables(nn.Module):
         )
         means = {name for name, table in self.settings.items() if table.pooling == "mean"}
         if not means and found.keys() == keys:  # tables that are split come in another order
-            return found.values()
+            return found.values()[:0] if stands_in else found.values()
         # torchrec's own means are wrong where some tables are split by rows and others are not
         sums = zip(read, keys, lengths, strict=True)
-        return torch.cat(
+        pooled = torch.cat(
             [
                 found[key] / bag.clamp(min=1).unsqueeze(1) if name in means else found[key]
                 for (name, _), key, bag in sums
             ],
             dim=1,
         )
+        return pooled[:0] if stands_in else pooled
 
     def _kept(self, name: str, slots: Tensor) -> Tensor:
         """The ids [V] of a table, in training some of them as if out of vocabulary."""

@@ -65,6 +65,18 @@ def test_a_bag_is_pooled_and_an_empty_one_gives_zeros(pooling, expected):
     assert layer(batch_of({"video_id": THREE_BAGS}, rows=3)).tolist() == expected
 
 
+@pytest.mark.parametrize("pooling", ["sum", "mean"])
+def test_a_part_of_a_batch_without_rows_gives_none_and_gradients_of_zero(pooling):
+    layer = tables(video_id={"embedding_dim": 2, "pooling": pooling}, city={"embedding_dim": 3})
+    none = Bag(torch.zeros(0, dtype=torch.int64), torch.tensor([0]))
+    output = layer(batch_of({"video_id": none, "city": none}, rows=0))
+    assert output.shape == (0, 5)
+    output.sum().backward()
+    for weight in layer.parameters():
+        assert weight.grad is not None
+        assert not weight.grad.to_dense().any()
+
+
 def test_features_that_share_a_table_stand_side_by_side():
     layer = tables(
         city={"embedding_dim": 1},
