@@ -30,11 +30,7 @@ def shared_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster
 
 
 @pytest.fixture
-def cluster(
-    shared_cluster: Cluster,
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Cluster]:
+def cluster(shared_cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     """The cluster, with no jobs, for this test alone; SLURM's commands and libraries find it."""
     for name, value in shared_cluster.environment.items():
         monkeypatch.setenv(name, value)
