@@ -84,13 +84,14 @@ def run(folder: str, index: int) -> Any:
         )
         command = getattr(module, submission.function)
         returned[0] = _run(thawed(submission.config_file(index)), command.runs)
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # too late to warn
     return returned[0]
 
 
 def listen_no_longer() -> None:
     """Takes submitit's signal handlers away: they requeue on rank 0 only, without saving."""
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGCONT, signal.SIG_DFL)
+    for number in (signal.SIGTERM, signal.SIGCONT, signal.SIGURG):
+        signal.signal(number, signal.SIG_DFL)
     hold_warnings()
 
 

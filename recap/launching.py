@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -129,8 +130,12 @@ def _launch(
         queued |= {i: (submission, job) for i, job in zip(new, submission.jobs, strict=True)}
     if settings.detach:
         return [_InQueue(overrides=_overrides(config)) for config in configs]
-    outcomes = wait([queued[index] for index in range(len(configs))])
-    if failed := [outcome for outcome in outcomes if not outcome.well]:
+    try:
+        outcomes = wait([queued[index] for index in range(len(configs))])
+    except KeyboardInterrupt:  # who waits has gone, nothing has failed
+        raise SystemExit(128 + signal.SIGINT) from None
+    failed = [outcome for outcome in outcomes if not outcome.well]
+    if failed and len(outcomes) > 1:  # a sweeper tells no more than the first of them
         print(f"{len(failed)} of {len(outcomes)} jobs did not end well:")
         print("\n".join(_told_failure(outcome) for outcome in failed), flush=True)
     return [_returned(*pair) for pair in zip(configs, outcomes, strict=True)]
@@ -223,7 +228,8 @@ def _submitted(
     environment = {}
     if settings.snapshot:
         submission = replace(submission, code=str(folder / "code"))
-        snapshot.copy(folder / "code", _packages(configs))
+        packages = _packages(configs) | {command[0].split(".")[0], "recap"}
+        snapshot.copy(folder / "code", packages)
         environment = snapshot.environment(folder / "code")
     submission.write()
     arguments = [(str(folder), index) for index in range(len(configs))]
@@ -270,12 +276,11 @@ def _run_dir(config: DictConfig) -> Path:
 
 def _packages(configs: Sequence[DictConfig]) -> set[str]:
     """The packages that the configs name as targets."""
-    targets = {
+    return {
         str(value).split(".")[0]
         for config in configs
         for value in _targets(OmegaConf.to_container(config, resolve=False))
     }
-    return targets | {"recap"}
 
 
 def _targets(node: Any) -> list[Any]:

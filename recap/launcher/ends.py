@@ -10,7 +10,8 @@ import json
 import math
 import os
 import platform
-from collections.abc import Iterator
+import signal
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Any
 from recap.launcher.submission import Submission, now, write_json
 
 RUNNING, DONE, FAILED = "running", "done", "failed"
+TOLD_TO_END = 128 + signal.SIGTERM  # exit code
 
 
 @dataclass(frozen=True)
@@ -77,10 +79,18 @@ def ends(submission: Submission, job_id: str) -> dict[int, End]:
     return found
 
 
-def first_failure(found: dict[int, End]) -> tuple[int, End] | None:
-    """The rank that failed before the others, and how; the others end because of it."""
-    failed = [(rank, end) for rank, end in found.items() if end.state == FAILED]
-    return min(failed, key=lambda item: item[1].ended or math.inf, default=None)
+def failure(found: Mapping[int, End]) -> tuple[int, str] | None:
+    """The rank that a job which is over failed by, and what it said; None where none did.
+
+    The first that failed by itself; else one that was killed; else one that was told to end.
+    """
+    failed = {rank: end for rank, end in found.items() if end.state == FAILED}
+    by_itself = {rank: end for rank, end in failed.items() if end.exit_code != TOLD_TO_END}
+    killed = [rank for rank, end in found.items() if end.state == RUNNING]
+    if not by_itself and killed:
+        return killed[0], "it was killed, or its node was lost: it has not said how it ended"
+    first = min(by_itself or failed, key=lambda rank: failed[rank].ended or math.inf, default=None)
+    return None if first is None else (first, failed[first].error or "")
 
 
 def _is_plain(value: Any) -> bool:

@@ -111,6 +111,8 @@ def this_process() -> dict[str, Any]:
 
 def _lives(pid: int, created: float) -> bool:
     try:
-        return abs(psutil.Process(pid).create_time() - created) < 1.0
+        process = psutil.Process(pid)
+        same = abs(process.create_time() - created) < 1.0
+        return same and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import re
 import shlex
 import signal
 import socket
@@ -25,7 +26,7 @@ from typing import Any
 from recap.launcher import devices
 from recap.launcher.local import PLAN, QUEUE, cancel_file, this_process
 from recap.launcher.settings import LocalSettings
-from recap.launcher.submission import write_json
+from recap.launcher.submission import NO_HANDLER, write_json
 
 TICK_S = 0.1
 KILL_WAIT_S = 30.0  # between SIGTERM and SIGKILL, as SLURM's KillWait
@@ -43,7 +44,7 @@ class Running:
     tasks: list[subprocess.Popen[bytes]]
     taken: devices.Taken
     started: float
-    warned: bool = False
+    warned: set[int] = field(default_factory=set)  # their pids
     ending: float | None = None  # when its ranks are killed
     state: str | None = None  # what it ends as, once that is decided
 
@@ -123,6 +124,7 @@ class Queue:
         }
         environment = {
             **around,
+            **NO_HANDLER,
             **self.environment,
             "OMP_NUM_THREADS": str(self.share.task_cpus),
             "SUBMITIT_EXECUTOR": "local",
@@ -158,7 +160,7 @@ class Queue:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # a rank's own children are ended with it
                 pass_fds=taken.files,  # devices are taken as long as a rank lives
-                preexec_fn=_die_with_the_queue,
+                preexec_fn=_before_a_rank,
             )
 
     def _watch(self, job: Queued, running: Running) -> None:
@@ -176,9 +178,8 @@ class Queue:
                 self._end(running, "FAILED")
         if limit_min is not None:
             left_s = running.started + 60 * limit_min - now
-            if left_s <= self.settings.signal_delay_s and not running.warned:
-                running.warned = True
-                _signal(running, signal.SIGUSR2)
+            if left_s <= self.settings.signal_delay_s:
+                _warn(running)
             if left_s <= 0:
                 self._end(running, "TIMEOUT")
         if running.ending is not None and now >= running.ending:
@@ -195,6 +196,8 @@ class Queue:
         job.running, job.where = None, ""
         if running.state is None and WARNED in failed and job.starts <= self.settings.requeue:
             job.state = "PENDING"
+        elif running.state is None and WARNED in failed and running.warned:
+            job.state = "TIMEOUT"
         elif failed or running.state == "CANCELLED":
             job.state = running.state or "FAILED"
         else:
@@ -214,6 +217,23 @@ def _signal(running: Running, number: signal.Signals) -> None:
                     task.send_signal(number)
 
 
+def _warn(running: Running) -> None:
+    """Sends USR2, once to every rank; one that still starts gets it when it listens."""
+    for task in running.tasks:
+        if task.pid not in running.warned and task.poll() is None and _listens(task.pid):
+            running.warned.add(task.pid)
+            task.send_signal(signal.SIGUSR2)
+
+
+def _listens(pid: int) -> bool:
+    """Whether USR2 is not ignored by a process; yes where the system does not tell."""
+    with suppress(OSError):
+        status = Path(f"/proc/{pid}/status").read_text()
+        if ignored := re.search(r"^SigIgn:\s*([0-9a-f]+)", status, re.MULTILINE):
+            return not int(ignored[1], 16) >> (signal.SIGUSR2 - 1) & 1
+    return True
+
+
 def _free_port() -> int:
     """A port for the ranks to meet at."""
     with socket.socket() as probe:
@@ -221,8 +241,9 @@ def _free_port() -> int:
         return probe.getsockname()[1]
 
 
-def _die_with_the_queue() -> None:
-    """In a rank before it is run: SIGTERM comes to it when the queue is killed."""
+def _before_a_rank() -> None:
+    """In a rank's process: no warning until it listens, and SIGTERM when the queue is killed."""
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 

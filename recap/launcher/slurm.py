@@ -7,12 +7,14 @@ import os
 import shlex
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recap.launcher.settings import SlurmSettings
+from recap.launcher.submission import NO_HANDLER
 
 if TYPE_CHECKING:
     from submitit.slurm.slurm import SlurmExecutor
@@ -24,6 +26,10 @@ FINAL = {
     *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY"),
     *("PREEMPTED", "TIMEOUT"),
 }
+
+
+# the warning comes to nothing until the run itself listens, also while Python starts
+_PYTHON = shlex.join(["/bin/sh", "-c", 'trap "" USR2; exec "$0" "$@"', sys.executable])
 
 
 class SubmissionError(RuntimeError):
@@ -84,7 +90,7 @@ def script(
         def affinity(cls) -> int:
             return 1  # a script can be shown where there is no SLURM
 
-    executor = Described(folder)
+    executor = Described(folder, python=_PYTHON)
     executor.update_parameters(**_parameters(settings, name, environment))
     if num_jobs > 1:
         executor.parameters["map_count"] = num_jobs
@@ -94,8 +100,7 @@ def script(
 def _executor(folder: Path) -> SlurmExecutor:
     from submitit.slurm.slurm import SlurmExecutor
 
-    # requeueing is the run's own matter: submitit's handlers never act, see recap.frozen
-    return SlurmExecutor(folder, max_num_timeout=0)
+    return SlurmExecutor(folder, python=_PYTHON)
 
 
 def _parameters(
@@ -110,9 +115,8 @@ def _parameters(
     }
     # what the run needs to know when it is warned, see recap.scheduler
     told = {"RECAP_SIGNAL_DELAY_S": settings.signal_delay_s, "RECAP_REQUEUE": settings.requeue}
-    setup = [
-        f"export {key}={shlex.quote(str(value))}" for key, value in {**told, **environment}.items()
-    ]
+    exported = {**NO_HANDLER, **told, **environment}
+    setup = [f"export {key}={shlex.quote(str(value))}" for key, value in exported.items()]
     srun = ["--kill-on-bad-exit=1"]
     if settings.cpus_per_task is not None:
         srun.append(f"--cpus-per-task={settings.cpus_per_task}")  # no longer taken from sbatch

@@ -9,7 +9,8 @@ import time
 from dataclasses import dataclass
 
 from recap.launcher import local, slurm
-from recap.launcher.ends import DONE, ends, first_failure
+from recap.launcher.ends import DONE, ends
+from recap.launcher.ends import FAILED as ENDED_BADLY
 from recap.launcher.submission import Submission, now
 
 PENDING, RUNNING, COMPLETED, FAILED = "PENDING", "RUNNING", "COMPLETED", "FAILED"
@@ -39,20 +40,20 @@ def states(submission: Submission) -> dict[str, State]:
 
 def _state(submission: Submission, job_id: str, queued: dict[str, slurm.Entry] | None) -> State:
     found = ends(submission, job_id)
-    failure = first_failure(found)
+    failed = any(end.state == ENDED_BADLY for end in found.values())
     done = len(found) == submission.num_tasks and all(end.state == DONE for end in found.values())
     started = min((end.started for end in found.values()), default=None)
     elapsed_s = None
     if started is not None:
         ended = max((end.ended or 0.0 for end in found.values()), default=0.0)
-        over = done or failure is not None
+        over = done or failed
         elapsed_s = (ended if over else now()) - started
     if queued is None:
         return State(UNKNOWN, False, elapsed_s)
     entry = queued.get(job_id)
     if entry is not None:
         final = entry.state in slurm.FINAL
-        if final and entry.state == COMPLETED and failure is not None:
+        if final and entry.state == COMPLETED and failed:
             return State(FAILED, True, elapsed_s, entry.reason)
         return State(entry.state, final, elapsed_s, entry.reason)
     # the queue has forgotten it: what its ranks recorded is left

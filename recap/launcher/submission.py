@@ -12,6 +12,9 @@ from typing import Any
 
 FILE = "submission.json"
 JOBS = "jobs"  # the folder of a run or a sweep that holds one folder per submission
+# submitit's signal handler, which requeues on rank 0 without saving, is kept from the warning: it
+# listens to a signal that nobody sends
+NO_HANDLER = {"SUBMITIT_PREEMPT_SIGNAL": "URG"}
 PRUNED = {"checkpoints", "code", "mlruns", "mlartifacts", ".git", ".venv"}
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recap.launcher.ends import ends, first_failure
+from recap.launcher.ends import ends, failure
 from recap.launcher.states import RUNNING, State, clock, states
 from recap.launcher.submission import Job, Submission
 
@@ -105,7 +105,6 @@ def _report(jobs: Sequence[Job], before: dict[str, State], found: dict[str, Stat
 
 def _outcome(submission: Submission, job: Job, state: State) -> Outcome:
     found = ends(submission, job.id)
-    failure = first_failure(found)
-    rank, error = (0, None) if failure is None else (failure[0], failure[1].error)
+    rank, error = (0, None) if state.well else failure(found) or (0, None)
     value = found[0].value if 0 in found else None
     return Outcome(job, state.name, state.well, value, submission.log_file(job.id, rank), error)
