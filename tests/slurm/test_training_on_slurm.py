@@ -117,7 +117,14 @@ def test_a_training_on_two_nodes_is_one_run_and_returns_after_a_preemption(
     tracker.open_sweep(tiny.root / "first")  # makes the database
     with launched(cluster, tiny, *mlflow) as launch:
         run_id = (launch.run_dir / "mlflow_run_id").read_text()
-        cluster.run("sbatch", "--partition=high", "--nodes=2", "--exclusive", "--wrap=true")
+        cluster.run(
+            "sbatch",
+            "--partition=high",
+            "--nodes=2",
+            "--exclusive",
+            "--output=/dev/null",
+            "--wrap=true",
+        )
         launch.wait_for(f"job {launch.job} is queued again, restart 1 of at most 100")
         (tiny.root / "slowly").unlink()
         assert launch.ended() == 0
