@@ -29,7 +29,7 @@ from recap.run_config import CONFIG_FILE
 from recap.search.trial import Pruning
 from recap.signals import Stopped, stop_signals
 from recap.split import clip
-from recap.start import Place
+from recap.start import DATA, Place
 from recap.tracking import Run
 from recap.tracking.provenance import checkout, metadata_version
 
@@ -142,7 +142,8 @@ def save(experiment: Experiment, run: Run, at: Place, checkpoints: Checkpoints) 
     state = training_state(
         experiment.ranker, experiment.optimizer, step=at.step, position=at.position
     )
-    checkpoints.save(at.step, state, about=_about())
+    about = {**_about(), DATA: experiment.train_data.fingerprint}
+    checkpoints.save(at.step, state, about=about)
 
 
 @cache

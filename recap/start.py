@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 
 from recap import checkpoint
 from recap.compose import Refused
@@ -13,6 +14,9 @@ from recap.warm_start import initial_weights
 from recap.weight_files import WeightFileError
 
 log = logging.getLogger(__name__)
+
+
+DATA = "data"  # the entry of a checkpoint's manifest that stands for the data set
 
 
 @dataclass
@@ -51,6 +55,7 @@ def restored(experiment: Experiment, *, set_aside: bool = False) -> Place | None
             experiment.save_dir, experiment.ranks.group(), set_aside=set_aside
         )
         if sound is not None:
+            _compare_data(experiment, sound)
             return Place(*checkpoint.restore_training(sound, ranker, experiment.optimizer))
         key = "initial_checkpoint_dir"
         if training.initial_checkpoint_dir is None:
@@ -59,6 +64,18 @@ def restored(experiment: Experiment, *, set_aside: bool = False) -> Place | None
     except (checkpoint.CheckpointError, WeightFileError) as error:
         raise Refused([f"training.{key}={getattr(training, key)}: {error}"]) from error
     return Place(step=0, position=0)
+
+
+def _compare_data(experiment: Experiment, found: Path) -> None:
+    """Tells that the place in the data means other rows than when it was saved."""
+    before = checkpoint.read_manifest(found)["about"].get(DATA)
+    if before != experiment.train_data.fingerprint and experiment.ranks.first:
+        log.warning(
+            "train_data has changed since %s: other files, rows of files or settings of their "
+            "order; the run goes on at the same number of rows in the new order, so that of this "
+            "epoch some rows come twice and others not at all",
+            found.name,
+        )
 
 
 def _observe(experiment: Experiment) -> None:

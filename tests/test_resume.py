@@ -14,7 +14,7 @@ import pytest
 import torch
 from filelock import FileLock, Timeout
 from mlflow import MlflowClient
-from tiny import ENVIRONMENT, HERE, Tiny
+from tiny import ENVIRONMENT, HERE, Tiny, rows, write
 
 import recap.fit
 from recap.checkpoint import CheckpointError
@@ -472,3 +472,14 @@ def test_a_full_disk_stops_the_run_and_with_room_it_continues(tiny: Tiny):
     assert tiny.steps() == [1, 2, 3]
     tiny.train(SIX, each)
     assert_same_runs(tiny, "run", "at once")
+
+
+def test_a_data_set_that_changed_is_noticed_when_the_run_goes_on(
+    tiny: Tiny, caplog: pytest.LogCaptureFixture
+):
+    tiny.train(THREE)
+    tiny.train(SIX, "training.checkpoint_every_n=1")
+    assert "has changed" not in caplog.text
+    write(tiny.root / "train/part-2.parquet", rows(16, seed=3))
+    tiny.train("training.num_train_steps=7")
+    assert "train_data has changed since step-00000006: other files" in caplog.text
