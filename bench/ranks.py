@@ -1,7 +1,7 @@
 """``python -m bench.ranks``: a data set of many files over many simulated ranks.
 
     python -m bench.ranks [files=1000] [row_groups=16] [row_group_rows=128] [columns=50]
-                          [ranks=64] [rows_per_rank=64] [lanes=1,16,60,64,128] [directory=FOLDER]
+                          [ranks=64] [rows_per_rank=64] [lanes=1,16,32,64,128] [directory=FOLDER]
 
 Writes the files to a temporary folder, or to ``directory`` where they stay. Shows what it costs the
 first rank to find them and the others to be told, and by number of lanes
@@ -41,7 +41,7 @@ DEFAULTS = {
     "columns": "50",
     "ranks": "64",
     "rows_per_rank": "64",
-    "lanes": "1,16,60,64,128",
+    "lanes": "1,16,32,64,128",
     "directory": "",
 }
 BEGIN = "begin"  # the first argument of the processes that begin to read
@@ -171,7 +171,7 @@ def balance(data: ParquetData, ranks: int) -> Sequence[str]:
         f"{fewest} … {most}",
         f"{min(groups):,} … {max(groups):,}",
         f"{sum(decoded.values()) / len(decoded):.2f}",
-        f"{decodings(lanes=lanes, ranks=ranks):.2f}",
+        f"{decodings(lanes=lanes, ranks=ranks, batch=batch, block=buffer):.2f}",
     )
 
 

@@ -12,6 +12,8 @@ import pytest
 from ranks import outputs, run, started
 from tiny import Tiny, rows, write
 
+from recap.distributed import ALONE
+
 IGNORE = ("ignore_data_errors=true", "ignored_rows_limit=0.4")
 SETTINGS = (
     "optimizer=sgd",
@@ -62,3 +64,19 @@ def test_a_reader_that_fails_on_one_rank_ends_both_with_its_words(tiny: Tiny, fo
         assert [rank.returncode for rank in ranks] == [1, 1], "\n".join(said)
     assert f"{path}, row group 1: " in said[0]
     assert np.any([f"{path}, row group 1: " in text for text in said])
+
+
+def test_alone_items_come_one_by_one_until_a_stop_or_an_error():
+    def broken():
+        yield 1
+        raise OSError("disk is gone")
+
+    assert list(ALONE.in_step([1, 2, 3])) == [1, 2, 3]
+    seen: list[int] = []
+    for item in ALONE.in_step([1, 2, 3], lambda: len(seen) // 2):
+        seen.append(item)
+    assert seen == [1, 2]
+    items = ALONE.in_step(broken())
+    assert next(items) == 1
+    with pytest.raises(OSError, match="disk is gone"):
+        next(items)

@@ -150,10 +150,12 @@ class ParquetData:
 
     def rank_warnings(self, world_size: int) -> list[str]:
         """What has so many ranks read more than one would, with the setting that spares it."""
+        row_groups = (max(source.row_group_rows) for source in self.listing.found)
         warnings = sharing_warnings(
             lanes=self.lanes,
             ranks=world_size,
             batch=self.global_batch_size,
+            block=max(self.examples_shuffle_buffer_size, *row_groups, 1),
             whole_batches=self._steps.need_whole_batches,
             cached=self.cache is not None,
         )

@@ -6,21 +6,27 @@ from collections.abc import Iterator
 from math import gcd
 
 
-def decodings(*, lanes: int, ranks: int) -> float:
-    """How many ranks decode a row group, on average over the lanes; 1 is as good as it gets.
+def decodings(*, lanes: int, ranks: int, batch: int, block: int) -> float:
+    """About how many ranks decode a row group, over the lanes; 1 is as good as it gets.
 
-    It is fewer where a batch takes more rows from a lane than the lane permutes at a time.
-    A rank owns the same part of every batch, and lanes have equal parts of it: ranks and lanes lie
-    side by side over the batch like marks on two rulers. Where a rank's end falls into a lane, two
-    ranks read that lane: lanes + ranks - gcd(lanes, ranks) pairs of a rank and a lane it reads.
+    ``block`` rows are permuted together: a row group is read by whoever owns some of them. A rank
+    owns the same part of every batch, and lanes have equal parts of it: ranks and lanes lie side by
+    side over the batch like marks on two rulers. Where a rank's end falls into a lane, two ranks
+    read that lane: lanes + ranks - gcd(lanes, ranks) pairs of a rank and a lane it reads.
     """
-    return (lanes + ranks - gcd(lanes, ranks)) / lanes
+    pairs = lanes + ranks - gcd(lanes, ranks)
+    return min(pairs / lanes, _owners(ranks, batch, block))
 
 
-def busiest(*, lanes: int, ranks: int) -> float:
-    """Rows that the busiest rank decodes for each row it trains on, 1 or more."""
+def busiest(*, lanes: int, ranks: int, batch: int, block: int) -> float:
+    """About how many rows the busiest rank decodes for each row it trains on, 1 or more."""
     most = max(-(-lanes * (rank + 1) // ranks) - lanes * rank // ranks for rank in range(ranks))
-    return most * ranks / lanes
+    return min(most * ranks / lanes, _owners(ranks, batch, block))
+
+
+def _owners(ranks: int, batch: int, block: int) -> float:
+    """The most ranks that so many rows in a row may belong to: each owns batch / ranks in a row."""
+    return 1 + block * ranks / batch
 
 
 def fitting_lanes(*, lanes: int, ranks: int, batch: int) -> int | None:
@@ -35,11 +41,12 @@ def fitting_lanes(*, lanes: int, ranks: int, batch: int) -> int | None:
 
 
 def sharing_warnings(
-    *, lanes: int, ranks: int, batch: int, whole_batches: bool, cached: bool
+    *, lanes: int, ranks: int, batch: int, block: int, whole_batches: bool, cached: bool
 ) -> Iterator[str]:
     """What costs ranks more reading than one rank would have, with the setting that spares it.
 
     Args:
+        block: rows of a lane that are permuted together.
         whole_batches: steps need all rows of a batch, so that every rank reads all of them.
         cached: decoded row groups are kept on disk, so that only a first pass decodes.
     """
@@ -51,10 +58,10 @@ def sharing_warnings(
             "reading is no faster than on one rank"
             + ("" if cached else "; with cache=FOLDER on local disk only the first pass is")
         )
-    elif (times := busiest(lanes=lanes, ranks=ranks)) > 1:
+    elif (times := busiest(lanes=lanes, ranks=ranks, batch=batch, block=block)) > 1:
         fitting = fitting_lanes(lanes=lanes, ranks=ranks, batch=batch)
         way_out = "" if fitting is None else f"; interleave_num_parallel_calls={fitting} does not"
-        mean = decodings(lanes=lanes, ranks=ranks)
+        mean = decodings(lanes=lanes, ranks=ranks, batch=batch, block=block)
         yield (
             f"interleave_num_parallel_calls={lanes} on {ranks} ranks: {cost}a row group is decoded "
             f"by {mean:.3g} ranks on average, and the busiest rank decodes {times:.3g} rows for "

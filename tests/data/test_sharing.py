@@ -42,15 +42,24 @@ def test_row_groups_are_decoded_as_often_as_is_said(tmp_path, lanes, ranks, monk
         for _ in data.batches(tasks=["like"], **how):
             pass
         by_rank.append(len(decoded))
-    assert sum(by_rank) / 24 == pytest.approx(decodings(lanes=lanes, ranks=ranks))
-    assert max(by_rank) * ranks / 24 == pytest.approx(busiest(lanes=lanes, ranks=ranks))
+    sizes = {"lanes": lanes, "ranks": ranks, "batch": 24, "block": 48}
+    assert sum(by_rank) / 24 == pytest.approx(decodings(**sizes))
+    assert max(by_rank) * ranks / 24 == pytest.approx(busiest(**sizes))
 
 
 def test_many_lanes_leave_little_to_be_read_twice_on_any_number_of_ranks():
-    assert decodings(lanes=64, ranks=64) == 1
-    assert decodings(lanes=1, ranks=64) == 64
-    assert decodings(lanes=64, ranks=48) == 1.5  # 64 + 48 - 16 pairs
-    assert decodings(lanes=512, ranks=5) == pytest.approx(1.008, abs=1e-3)
+    sizes = {"batch": 7680, "block": 100_000}
+    assert decodings(lanes=64, ranks=64, **sizes) == 1
+    assert decodings(lanes=1, ranks=64, **sizes) == 64
+    assert decodings(lanes=64, ranks=48, **sizes) == 1.5  # 64 + 48 - 16 pairs
+    assert decodings(lanes=512, ranks=5, **sizes) == pytest.approx(1.008, abs=1e-3)
+
+
+def test_blocks_that_are_small_beside_a_batch_belong_to_few_ranks():
+    # 64 rows of a batch are a rank's: a block of 128 reaches over three of them at most
+    assert decodings(lanes=1, ranks=64, batch=4096, block=128) == 3
+    assert busiest(lanes=1, ranks=64, batch=4096, block=128) == 3
+    assert decodings(lanes=64, ranks=64, batch=4096, block=128) == 1
 
 
 def test_the_number_of_lanes_that_is_told_fits_ranks_and_batch_and_is_the_nearest():

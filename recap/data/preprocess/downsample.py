@@ -32,6 +32,9 @@ class DownsampleNegatives:
     those over all rows read for it; of the case P < B that holds as far as rows come in a random
     order.
 
+    Which rows stay follows from all that are read for a batch, so every one of several ranks reads
+    them all, and takes its part of the batch: reading gets no faster with more ranks.
+
     A batch size of 1 has no room for both kinds and is refused by the data set.
 
     Args:
