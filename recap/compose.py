@@ -12,6 +12,7 @@ import hashlib
 import re
 import sys
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ CONF = _HERE / "conf" if (_HERE / "conf").is_dir() else _HERE.parent / "conf"
 SECTIONS = ("training", "model", "train_data", "validation_data", "optimizer", "tracking")
 TEMPLATES = ("task", "schedule")
 LAUNCHERS = "hydra_plugins.recap_plugins.launcher."  # where recap's own are
+_TAKE_A_VALUE = ("--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp")
 _LAUNCHER = re.compile(r"^([+~]*)launcher\.")  # on the command line, for hydra.launcher.
 
 
@@ -90,7 +92,7 @@ def hydra_command(
 
         @functools.wraps(function)
         def main() -> Any:
-            sys.argv = _with_preview(sys.argv)
+            sys.argv = _arranged(sys.argv)
             return from_command_line()
 
         setattr(main, "runs", function)  # what a job runs, see recap.frozen
@@ -99,14 +101,17 @@ def hydra_command(
     return command
 
 
-def _with_preview(argv: Sequence[str]) -> list[str]:
-    """The command line with --preview as the override that it stands for."""
-    rest = [argument for argument in argv if argument != "--preview"]
-    if len(rest) < len(argv):
-        overrides = [i for i, a in enumerate(rest) if i > 0 and "=" in a and not a.startswith("-")]
-        # beside another one: argparse takes no override behind an option that follows overrides
-        rest.insert(overrides[0] if overrides else len(rest), "launcher.preview=true")
-    return rest
+def _arranged(argv: Sequence[str]) -> list[str]:
+    """The command line with its overrides last, --preview as one: argparse takes them together."""
+    rest, overrides = list(argv[:1]), []
+    for before, argument in pairwise(argv):
+        if argument == "--preview":
+            overrides.append("launcher.preview=true")
+        elif before not in _TAKE_A_VALUE and re.match(r"~|[^-].*=", argument):
+            overrides.append(argument)
+        else:
+            rest.append(argument)
+    return rest + overrides
 
 
 def compose(*overrides: str, config_name: str = "train") -> DictConfig:

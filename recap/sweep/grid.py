@@ -66,6 +66,10 @@ def sweep(
             [f"hydra.sweeper.max_batch_size={max_batch_size}: must be 1 or more, or null"]
         )
     points = composed(loader, config, combinations(loader, overrides))
+    if config.hydra.launcher.get("preview"):  # shows what is missing, and changes nothing
+        missing = [list(point.overrides) for point in points if not point.has_result]
+        launcher.launch(missing, initial_job_idx=0)
+        return
     with sweep_run(config) as parent:
         found: dict[Point, Outcome | None] = {}
         found |= {point: point.outcome for point in points if point.has_result}
