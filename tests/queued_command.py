@@ -20,10 +20,13 @@ from recap.signals import stop_signals
 HERE = Path(__file__).resolve().parent
 
 
-def queue(*overrides: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+CONF = HERE / "conf"
+
+
+def queue(*overrides: str, cwd: Path, conf: Path = CONF) -> subprocess.CompletedProcess[str]:
     """The command line, typed in ``cwd``, to its end."""
     return subprocess.run(
-        command(*overrides),
+        command(*overrides, conf=conf),
         cwd=cwd,
         env=environment(cwd),
         text=True,
@@ -56,9 +59,9 @@ def jobs(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def command(*overrides: str) -> list[str]:
+def command(*overrides: str, conf: Path = CONF) -> list[str]:
     """The command line."""
-    return [sys.executable, "-m", "queued_command", f"--config-dir={HERE / 'conf'}", *overrides]
+    return [sys.executable, "-m", "queued_command", f"--config-dir={conf}", *overrides]
 
 
 def environment(cwd: Path) -> dict[str, str]:
