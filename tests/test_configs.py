@@ -44,7 +44,8 @@ def faults(*overrides: str, config_name: str = "train") -> list[str]:
 
 def test_every_file_is_a_primary_config_or_a_choice_that_is_tested_here():
     groups = {path.name for path in CONF.iterdir() if path.is_dir()}
-    assert groups == {*GROUPS, "convert"}
+    # hydra: launchers and sweepers, whose tests are those of launching, sweep and search
+    assert groups == {*GROUPS, "convert", "hydra"}
     assert {"train", "synthetic", "convert"} <= set(PRIMARIES)
     assert {"local_prod", "kuairand"} <= set(EXPERIMENTS)
     assert len(choices()) >= 20
