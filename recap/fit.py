@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator
 from contextlib import closing
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -120,6 +121,8 @@ def fit(
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             at.step += 1
+            if at.step == started + 1:
+                checkpoints.prepare(_state(experiment, at))
             progress.advance(training.micro_batches * experiment.train_data.global_batch_size)
 
             log_due, save_due = due(training.train_log_every_n), due(training.checkpoint_every_n)
@@ -139,11 +142,14 @@ def fit(
 def save(experiment: Experiment, run: Run, at: Place, checkpoints: Checkpoints) -> None:
     """Begins to write the checkpoint of the place, and writes what was logged before it."""
     run.flush()  # what is logged up to here will not be logged again after a resume
-    state = training_state(
+    about = {**_about(), DATA: experiment.train_data.fingerprint}
+    checkpoints.save(at.step, _state(experiment, at), about=about)
+
+
+def _state(experiment: Experiment, at: Place) -> dict[str, Any]:
+    return training_state(
         experiment.ranker, experiment.optimizer, step=at.step, position=at.position
     )
-    about = {**_about(), DATA: experiment.train_data.fingerprint}
-    checkpoints.save(at.step, state, about=about)
 
 
 @cache

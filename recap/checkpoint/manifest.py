@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from recap.checkpoint.folder import CheckpointError, reason
+from recap.checkpoint.shards import data_type, whole_shape
 
 NAME = "manifest.json"
 FORMAT = 2  # of these folders; 1 was a single file state.pt
@@ -51,7 +52,7 @@ def split(path: str) -> list[str]:
 def entries(leaves: Mapping[str, Any]) -> Entries:
     """The lines of ``state`` in the manifest."""
     return {
-        path: {"shape": list(leaf.shape), "dtype": str(leaf.dtype).removeprefix("torch.")}
+        path: {"shape": whole_shape(leaf), "dtype": str(data_type(leaf)).removeprefix("torch.")}
         if isinstance(leaf, Tensor)
         else {"value": leaf}
         for path, leaf in leaves.items()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,7 +82,7 @@ class Checkpoints:
             self._entries = listed
         except (Failed, RuntimeError) as error:
             raise CheckpointError(f"the state cannot be saved: {folder.reason(error)}") from error
-        self._start(lambda: self._staging.reserve(plan.tensors(tensors)))
+        self._start(lambda: self._reserve(plan.tensors(tensors)))
 
     def save(self, step: int, state: Mapping[str, Any], about: Mapping[str, Any]) -> None:
         """Takes a copy of ``state``, to be written as the checkpoint of ``step``.
@@ -166,7 +166,11 @@ class Checkpoints:
 
         return planned(tensors, listed, self._peers)
 
-    def _start(self, work: Any) -> None:
+    def _reserve(self, tensors: Mapping[Any, Tensor]) -> None:
+        with suppress(MemoryError, RuntimeError):  # the save will need it, and tell
+            self._staging.reserve(tensors)
+
+    def _start(self, work: Callable[[], None]) -> None:
         self._thread = Thread(target=work, name="checkpoint", daemon=True)
         self._thread.start()
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from recap.checkpoint.folder import CheckpointError
 from recap.checkpoint.loading import model_names, read_into
 from recap.checkpoint.manifest import dtype, flat, read_manifest, split
-from recap.checkpoint.shards import laid_out, local_shape
+from recap.checkpoint.shards import as_sharded, local_shape, whole_shape
 
 _OPTIMIZER = "optimizer/"
 
@@ -70,6 +70,7 @@ def restore_training(
         for name, of_name in moments.items()
     }
     targets = flat({"model": own, "optimizer": parts})
+    _refuse_other_moments(state, targets)
     read_into(checkpoint, {path: t for path, t in targets.items() if isinstance(t, Tensor)})
     model.load_state_dict(own)  # for modules that give copies of what they hold
     held = {i: moments[name] for i, name in enumerate(trained) if name in moments}
@@ -93,7 +94,7 @@ def compare(weights: Mapping[str, Tensor], model: nn.Module) -> None:
     Raises:
         CheckpointError: names or shapes differ; lists every difference.
     """
-    shapes = {name: list(tensor.shape) for name, tensor in weights.items()}
+    shapes = {name: whole_shape(tensor) for name, tensor in weights.items()}
     _refuse_differences(shapes, model.state_dict())
 
 
@@ -101,9 +102,9 @@ def _refuse_differences(saved: Mapping[str, Sequence[int]], own: Mapping[str, Te
     differences = [f"{name}: in the checkpoint only" for name in saved if name not in own]
     differences += [f"{name}: in the model only" for name in own if name not in saved]
     differences += [
-        f"{name}: {saved[name]} in the checkpoint, {list(tensor.shape)} in the model"
+        f"{name}: {saved[name]} in the checkpoint, {whole_shape(tensor)} in the model"
         for name, tensor in own.items()
-        if name in saved and saved[name] != list(tensor.shape)
+        if name in saved and saved[name] != whole_shape(tensor)
     ]
     if differences:
         raise CheckpointError(
@@ -154,7 +155,24 @@ def _target(shape: torch.Size, kind: torch.dtype, parameter: Tensor, held: Any) 
 def _laid_out(key: str, value: Any, weight: Tensor | None) -> Any:
     if weight is None or not isinstance(value, Tensor) or key == "step":
         return value
-    return laid_out(value, weight)
+    return as_sharded(value, weight)
+
+
+def _refuse_other_moments(
+    state: Mapping[str, Mapping[str, Any]], targets: Mapping[str, Any]
+) -> None:
+    """Moments of a number for every part of a row are of one way to split rows only."""
+    differences = [
+        f"{path}: {state[path]['shape']} in the checkpoint, {whole_shape(target)} here"
+        for path, target in targets.items()
+        if isinstance(target, Tensor) and state[path].get("shape") != whole_shape(target)
+    ]
+    if differences:
+        raise CheckpointError(
+            "the checkpoint holds moments of tables whose rows were split in another way; split "
+            "them as before, or start a new run with training.initial_checkpoint_dir:\n  "
+            + "\n  ".join(differences)
+        )
 
 
 def _algorithm(optimizer: torch.optim.Optimizer) -> str:
