@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch.distributed as dist
 from hydra.errors import CompactHydraException
 from omegaconf import DictConfig, OmegaConf
 
@@ -42,7 +43,11 @@ def connected(cfg: DictConfig) -> Iterator[Ranks]:
         timeout_s=float(str(given("rank_timeout_in_s", (int, float), 600))),
         device=str(given("device", str, "")),
     ) as ranks:
-        yield ranks
+        try:
+            yield ranks
+        finally:
+            if ranks.world_size == 1 and dist.is_initialized():
+                dist.destroy_process_group()  # that torchrec had of one rank
 
 
 @contextmanager
