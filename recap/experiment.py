@@ -246,6 +246,7 @@ def _placed(parts: Parts, num_ranks: int | None) -> None:
                 parts.build_optimizer,
                 num_ranks=number,
                 batch_size=parts.train_data.global_batch_size,
+                uneven=parts.train_data.ignored is not None,
             )
 
 

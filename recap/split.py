@@ -78,8 +78,11 @@ def planned_split(
     *,
     num_ranks: int,
     batch_size: int,
+    uneven: bool,
 ) -> Split:
     """The plan for the tables of ``ranker``; ``batch_size`` is that of all ranks.
+
+    ``uneven`` says that ranks may come to have different numbers of a batch's rows.
 
     Raises:
         ValueError: settings that are not for these tables or this device, no room; a table that
@@ -94,10 +97,22 @@ def planned_split(
     kind = None if algorithm is None else optimizer_class(algorithm.kind)
     try:
         plan, tables = planned(ranker, training.sharding, room, kind)
+        if uneven and num_ranks > 1 and room.device.type == "cpu":
+            _refuse_rows(tables)
     except ValueError as error:
         lines = [f"training.sharding.{line}" for line in str(error).splitlines()]
         raise ValueError("\n".join(lines)) from error
     return Split(plan, tables, algorithm)
+
+
+def _refuse_rows(tables: Sequence[TablePlan]) -> None:
+    """gloo gathers the gradients of tables in rows from as many examples of every rank."""
+    if rows := [row.table for row in tables if row.sharding_type == "row_wise"]:
+        raise ValueError(
+            f"sharding_types: table {', '.join(rows)} would be split row_wise, which between "
+            "processors needs as many examples on every rank, and train_data.ignore_data_errors "
+            "may leave out some; choose other types, or set it to false"
+        )
 
 
 def split(ranker: HeavyRanker, how: Split, training: Training, ranks: Ranks) -> None:

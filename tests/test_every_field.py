@@ -209,6 +209,13 @@ CONTEXTS: dict[str, Sequence[str]] = {
         "+model.inputs.embeddings.tables.video.pretrained=${data_root}/video.npy",
         "+model.inputs.embeddings.tables.video.trainable=true",
     ),
+    **{
+        kind: (
+            f"optimizer/table_algorithm={kind}",
+            "model.inputs.embeddings.tables.video.embedding_dim=4",
+        )
+        for kind in ("fused_sgd", "fused_adagrad", "fused_rowwise_adagrad", "fused_adam")
+    },
     "tags": ("+model.inputs.embeddings.tables.tag={embedding_dim: 3}",),
     "scalars": (
         "+train_data.seg_dense_schema.dense.scalars={columns: [c0, c1, c2]}",
@@ -460,6 +467,24 @@ CASES: list[tuple[str, str, Any]] = [
     ("adamw", "optimizer.algorithm.weight_decay", 0.5),
     ("tiny", "optimizer.table_settings", {"eps": 0.1}),
     ("tiny", "optimizer.table_algorithm", SGD),
+    ("fused_adagrad", "optimizer.table_algorithm.eps", 1.0),
+    ("fused_rowwise_adagrad", "optimizer.table_algorithm.eps", 1.0),
+    *(
+        ("fused_adam", f"optimizer.table_algorithm.{key}", Refuses(0.5, "works on cuda only"))
+        for key in ("beta_1", "beta_2", "eps")
+    ),
+    (
+        "fused_sgd",
+        "training.sharding.sharding_types",
+        Refuses(["data_parallel"], "updated in the backward pass"),
+    ),
+    (
+        "fused_sgd",
+        "training.sharding.compute_kernels",
+        Refuses(["dense"], "updated in the backward pass"),
+    ),
+    ("fused_sgd", "training.sharding.ddr_gb", Refuses(1e-9, "finds no plan for 1 tables")),
+    ("fused_sgd", "training.sharding.tables", Refuses({"vidio": {}}, "there is no such table")),
     ("tiny", "optimizer.multi_task_learning_rates.tower_learning_rates.like", 0.1),
     ("tiny", "optimizer.multi_task_learning_rates.backbone_learning_rate", 0.1),
     ("tiny", "optimizer.multi_task_learning_rates.table_learning_rates", {"video": 0.1}),
@@ -486,6 +511,16 @@ ELSEWHERE = {
     "recap.training.Training.device": "one device here; tests/test_bad_input.py",
     "recap.training.Training.tf32": "products on GPUs only",
     "recap.training.Training.rank_timeout_in_s": "of several ranks; tests/test_ranks.py",
+    **{
+        f"recap.sharding.Sharding.{key}": "of several ranks; tests/model/test_sharding_plan.py"
+        for key in (
+            "min_partition",
+            "hbm_gb",
+            "ranks_per_node",
+            "intra_node_gb_per_s",
+            "inter_node_gb_per_s",
+        )
+    },
     "recap.training.Training.eval_timeout_in_s": "of the evaluator; tests/test_evaluator.py",
     "recap.data.parquet.ParquetData.prefetch_batches": "tests/data/test_prefetch.py",
     "recap.data.parquet.ParquetData.map_num_parallel_calls": "tests/data/test_read_ahead.py",
