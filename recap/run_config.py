@@ -54,7 +54,7 @@ def read_config(run_dir: Path) -> DictConfig:
 
 def config_digest(cfg: DictConfig) -> str:
     """``recap.outcome.digest`` of a composed config, with or without Hydra's own section."""
-    rest = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
+    rest = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
     try:
         plain: Any = OmegaConf.to_container(rest, resolve=True)
     except OmegaConfBaseException:  # what leads nowhere is refused before it is trained

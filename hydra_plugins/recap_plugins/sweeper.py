@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from hydra.core.config_loader import ConfigLoader
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
@@ -11,9 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 
 class _RecapSweeper(Sweeper):
-    launcher: Launcher
-    hydra_context: HydraContext
-    config: DictConfig
+    _given: tuple[DictConfig, ConfigLoader, Launcher]  # of the sweep
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -21,10 +20,10 @@ class _RecapSweeper(Sweeper):
         """Called by Hydra before ``sweep``."""
         from hydra.core.plugins import Plugins  # imports the plugins, so this module, too
 
-        self.hydra_context, self.config = hydra_context, config
-        self.launcher = Plugins.instance().instantiate_launcher(
+        launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
+        self._given = config, hydra_context.config_loader, launcher
 
 
 class GridSweeper(_RecapSweeper):
@@ -43,8 +42,7 @@ class GridSweeper(_RecapSweeper):
         from recap.sweep import grid
 
         overrides = [f"{key}={value}" for key, value in self.params.items()] + arguments
-        loader = self.hydra_context.config_loader
-        grid.sweep(self.config, loader, self.launcher, overrides, self.max_batch_size)
+        grid.sweep(*self._given, overrides, self.max_batch_size)
 
 
 class OptunaSweeper(_RecapSweeper):
@@ -79,8 +77,7 @@ class OptunaSweeper(_RecapSweeper):
         from recap.search.sweep import sweep
 
         overrides = [f"{key}={value}" for key, value in self.params.items()] + arguments
-        loader = self.hydra_context.config_loader
-        sweep(self.config, loader, self.launcher, overrides, Search(**self.settings))
+        sweep(*self._given, overrides, Search(**self.settings))
 
 
 def _plain(node: Any) -> Any:

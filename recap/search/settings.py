@@ -16,7 +16,7 @@ from recap.binding import binding_faults
 from recap.compose import Refused
 from recap.nearest import nearest
 from recap.nodes import instantiate, located
-from recap.sweep.table import direction
+from recap.sweep.table import Direction, direction
 
 PLACE = "hydra.sweeper"
 
@@ -29,14 +29,14 @@ class Search:
     seed, pruners in every trial's process.
     """
 
-    direction: str | None
+    direction: Direction | None
     n_trials: int
     n_jobs: int
     sampler: Mapping[str, Any]
     pruner: Mapping[str, Any]
     study_name: str
 
-    def direction_for(self, config: DictConfig) -> str | None:
+    def direction_for(self, config: DictConfig) -> Direction | None:
         """ "minimize" or "maximize": as it is set, or as the objective's metric asks."""
         return self.direction or direction(config.training.objective)
 

@@ -19,14 +19,14 @@ from hydra.core.override_parser.types import (
 from recap.compose import Refused
 
 if TYPE_CHECKING:
-    from optuna.distributions import BaseDistribution
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    Axis = CategoricalDistribution | FloatDistribution | IntDistribution
 
 TAGS = {"log"}
 
 
-def split(
-    loader: ConfigLoader, overrides: Sequence[str]
-) -> tuple[list[str], dict[str, BaseDistribution]]:
+def split(loader: ConfigLoader, overrides: Sequence[str]) -> tuple[list[str], dict[str, Axis]]:
     """The overrides that all points share, and a distribution by the key of every other.
 
     ``a,b,c`` and ``choice(a,b)`` are categories; ``interval(low,high)`` is any number between,
@@ -61,18 +61,20 @@ def job_overrides(fixed: Sequence[str], params: Mapping[str, Any]) -> list[str]:
     return [*fixed, *(f"{key}={value}" for key, value in params.items())]
 
 
-def ends(space: Mapping[str, BaseDistribution]) -> list[dict[str, Any]]:
+def ends(space: Mapping[str, Axis]) -> list[dict[str, Any]]:
     """Two points of the space: all first or lowest values, and all last or highest."""
-    from optuna.distributions import CategoricalDistribution
+    from optuna.distributions import FloatDistribution, IntDistribution
 
     points: list[dict[str, Any]] = [{}, {}]
     for key, axis in space.items():
-        sides = axis.choices if isinstance(axis, CategoricalDistribution) else (axis.low, axis.high)
-        points[0][key], points[1][key] = sides[0], sides[-1]
+        if isinstance(axis, FloatDistribution | IntDistribution):
+            points[0][key], points[1][key] = axis.low, axis.high
+        else:
+            points[0][key], points[1][key] = axis.choices[0], axis.choices[-1]
     return points
 
 
-def _distribution(override: Override) -> BaseDistribution:
+def _distribution(override: Override) -> Axis:
     from optuna.distributions import (  # half a second
         CategoricalDistribution,
         FloatDistribution,

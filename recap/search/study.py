@@ -12,6 +12,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from recap.nodes import instantiate
+from recap.sweep.table import Direction
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -23,7 +24,7 @@ def opened(
     name: str,
     *,
     pruner: Mapping[str, Any],
-    direction: str | None = None,
+    direction: Direction | None = None,
 ) -> optuna.Study:
     """The study of this name in the journal; made there if a direction is given.
 

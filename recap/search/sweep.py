@@ -7,13 +7,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from hydra.core.config_loader import ConfigLoader
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig
-from optuna.distributions import BaseDistribution, check_distribution_compatibility
+from optuna.distributions import check_distribution_compatibility
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
@@ -28,6 +28,9 @@ from recap.sweep.grid import record
 from recap.sweep.parent import Parent, sweep_run
 from recap.sweep.points import Point, composed, launched
 from recap.sweep.table import sweep_table
+
+if TYPE_CHECKING:
+    from recap.search.space import Axis
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +96,7 @@ class Trials:
     ended: dict[Point, Outcome] = field(default_factory=dict)  # by this process
     _launched: int = 0
 
-    def run(self, space: Mapping[str, BaseDistribution]) -> None:
+    def run(self, space: Mapping[str, Axis]) -> None:
         """Rounds of ``n_jobs`` trials, first of those that were begun, until enough have ended."""
         begun = self.study.get_trials(states=(TrialState.RUNNING,))
         left = self.search.n_trials - sum(_has_result(trial) for trial in self.study.trials)
@@ -236,7 +239,7 @@ def _refuse_points(
     loader: ConfigLoader,
     config: DictConfig,
     fixed: Sequence[str],
-    space: Mapping[str, BaseDistribution],
+    space: Mapping[str, Axis],
     sweep_dir: Path,
 ) -> None:
     """Composes two points of the space, so that what no trial could do is refused at once."""
@@ -259,7 +262,7 @@ def _refuse_points(
 def _refuse_other_study(
     study: Study,
     config: DictConfig,
-    space: Mapping[str, BaseDistribution],
+    space: Mapping[str, Axis],
     sweep_dir: Path,
     search: Search,
 ) -> None:

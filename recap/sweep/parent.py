@@ -80,7 +80,7 @@ class Parent:
 
 def config_yaml(cfg: DictConfig) -> str:
     """A composed config without Hydra's section, as text; resolved where that is possible."""
-    rest = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
+    rest = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
     try:
         return OmegaConf.to_yaml(rest, resolve=True)
     except OmegaConfBaseException:
@@ -98,7 +98,11 @@ def sweep_run(config: DictConfig) -> Iterator[Parent]:
     Raises:
         Refused: another process sweeps here, or the tracking cannot be used.
     """
-    if (process := launched()).world_size > 1:
+    try:
+        process = launched()
+    except ValueError as error:
+        raise Refused([str(error)]) from error
+    if process.world_size > 1:
         raise Refused(
             [
                 f"{process.world_size} processes were started for this sweep: start it by one; "

@@ -5,17 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 from recap.outcome import Outcome
 from recap.sweep.points import Point
 
+Direction = Literal["minimize", "maximize"]
 Results = Mapping[Point, Outcome | None]  # None: in a queue, or running
 
 
-def direction(objective: str) -> str | None:
+def direction(objective: str) -> Direction | None:
     """ "minimize" or "maximize", as the metric asks; None for one that has no better side."""
     metric = objective.rsplit("/", 1)[-1]
-    known = {"log_loss": "minimize", "auroc": "maximize", "rce": "maximize", "nrce": "maximize"}
+    known: dict[str, Direction] = {"log_loss": "minimize"}
+    known |= dict.fromkeys(("auroc", "rce", "nrce"), "maximize")
     return known.get(metric)
 
 
