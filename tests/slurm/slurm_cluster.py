@@ -94,6 +94,11 @@ class Cluster:
             **options,
         )
 
+    def preempt(self) -> None:
+        """Has a job of the other partition take all nodes for a moment."""
+        options = ("--partition=high", "--nodes=2", "--exclusive", "--output=/dev/null")
+        assert self.run("sbatch", *options, "--wrap=true").returncode == 0
+
     def jobs(self) -> list[str]:
         """Ids of the jobs that have not ended."""
         return self.run("squeue", "--noheader", "--array", "--format=%A").stdout.split()

@@ -70,14 +70,7 @@ def test_a_preempted_job_returns_and_is_told_in_time(cluster: Cluster, tmp_path:
     job, log = submitted(cluster, tmp_path, nodes=2)
     facts = f"name='{job}', restarts=0, requeues=None, delay_s=None"
     assert f"started Job({facts}) 7.0" in log.read_text()
-    cluster.run(
-        "sbatch",
-        "--partition=high",
-        "--nodes=2",
-        "--exclusive",
-        "--output=/dev/null",
-        "--wrap=true",
-    )
+    cluster.preempt()
     assert f"SIGUSR2 Fate(returns=True, why='job {job} is queued again, restart 1')" in (
         said(log, "job " + job)
     )
@@ -89,14 +82,7 @@ def test_a_job_that_is_preempted_without_a_warning_of_its_own_returns_too(
     cluster: Cluster, tmp_path: Path
 ):
     job, log = submitted(cluster, tmp_path, warned=False)
-    cluster.run(
-        "sbatch",
-        "--partition=high",
-        "--nodes=2",
-        "--exclusive",
-        "--output=/dev/null",
-        "--wrap=true",
-    )
+    cluster.preempt()
     assert "SIGTERM Fate(returns=True" in said(log, "job " + job)
     ended(cluster, job, "COMPLETED")
 

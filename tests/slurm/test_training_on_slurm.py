@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,37 +25,39 @@ SLOWLY = "+train_data.preprocess.slowly={_target_: slowly.Slowly, seconds: 0.6, 
 
 
 @dataclass(frozen=True)
-class Launch:
-    """A launcher that waits for its job, which runs."""
+class Training:
+    """A job that trains, and has done a few steps."""
 
-    process: subprocess.Popen[str]
-    run_dir: Path
     job: str
+    log: Path
+    launcher: subprocess.Popen[str] | None = None  # that waits for it
 
-    @property
-    def log(self) -> str:
+    def said(self) -> str:
         """What rank 0 has printed."""
-        log = self.run_dir / f"jobs/0001/{self.job}_0_log.out"
-        return log.read_text() if log.exists() else ""
+        return self.log.read_text() if self.log.exists() else ""
 
     def wait_for(self, text: str) -> None:
         """Returns once rank 0 has printed the text."""
-        wait_for(lambda: text in self.log, f"{text!r} in {self.run_dir}", seconds=120)
+        wait_for(lambda: text in self.said(), f"{text!r} in {self.log}", seconds=180)
 
-    def ended(self) -> int:
-        """The launcher's exit code."""
-        return self.process.wait(timeout=180)
+    def launcher_ended(self) -> int:
+        """Its exit code."""
+        assert self.launcher is not None
+        return self.launcher.wait(timeout=180)
+
+
+def slow(tiny: Tiny) -> str:
+    """Makes a run slow as long as the file ``slowly`` is there."""
+    (tiny.root / "slowly").touch()
+    return SLOWLY % (tiny.root / "slowly")
 
 
 @contextmanager
-def launched(cluster: Cluster, tiny: Tiny, *overrides: str, run: str = "run") -> Iterator[Launch]:
-    """``python -m recap.train hydra/launcher=slurm`` on two nodes, once a step has been done."""
-    slowly = tiny.root / "slowly"
-    slowly.touch()
-    settings = (*ON_TWO_NODES, *LONG, SLOWLY % slowly, *overrides)
-    with (tiny.root / f"{run}.out").open("w") as said:
-        process = subprocess.Popen(
-            tiny.command(*settings, run=run),
+def launched(cluster: Cluster, tiny: Tiny, *overrides: str) -> Iterator[Training]:
+    """``python -m recap.train hydra/launcher=slurm`` on two nodes, slowly."""
+    with (tiny.root / "launcher.out").open("w") as said:
+        launcher = subprocess.Popen(
+            tiny.command(*ON_TWO_NODES, *LONG, slow(tiny), *overrides),
             env=environment(cluster),
             cwd=tiny.root,
             text=True,
@@ -62,13 +65,34 @@ def launched(cluster: Cluster, tiny: Tiny, *overrides: str, run: str = "run") ->
             stderr=said,
         )
     try:
-        job = wait_for(lambda: queued(tiny.root / run), "a job", seconds=120)
-        launch = Launch(process, tiny.root / run, job)
-        launch.wait_for("step 4/")
-        yield launch
+        job = wait_for(lambda: queued(tiny.root / "run"), "a job", seconds=180)
+        log = tiny.root / f"run/jobs/0001/{job}_0_log.out"
+        training = Training(job, log, launcher)
+        training.wait_for("step 4/")
+        yield training
     finally:
-        process.kill()
-        process.wait()
+        launcher.kill()
+        launcher.wait()
+
+
+def submitted(cluster: Cluster, tiny: Tiny, *options: str) -> Training:
+    """A batch script of one's own on two nodes, slowly."""
+    command = tiny.command(*LONG, slow(tiny))
+    script, log = tiny.root / "train.sh", tiny.root / "train.out"
+    script.write_text(
+        "\n".join(
+            [
+                "#!/bin/bash",
+                *(f"#SBATCH {option}" for option in ("--nodes=2", "--ntasks-per-node=1", *options)),
+                f"srun {shlex.join(command)}",
+            ]
+        )
+    )
+    options = ("--parsable", "--partition=low", "--open-mode=append", f"--output={log}")
+    done = cluster.run("sbatch", *options, script, env=environment(cluster), cwd=tiny.root)
+    training = Training(done.stdout.strip(), log)
+    training.wait_for("step 4/")
+    return training
 
 
 def queued(run_dir: Path) -> str:
@@ -115,25 +139,18 @@ def test_a_training_on_two_nodes_is_one_run_and_returns_after_a_preemption(
     mlflow = ("tracking=mlflow", f"tracking.folder={folder}", "tracking.system_metrics=false")
     tracker = MlflowTracker(folder=str(folder), system_metrics=False)
     tracker.open_sweep(tiny.root / "first")  # makes the database
-    with launched(cluster, tiny, *mlflow) as launch:
-        run_id = (launch.run_dir / "mlflow_run_id").read_text()
-        cluster.run(
-            "sbatch",
-            "--partition=high",
-            "--nodes=2",
-            "--exclusive",
-            "--output=/dev/null",
-            "--wrap=true",
-        )
-        launch.wait_for(f"job {launch.job} is queued again, restart 1 of at most 100")
+    with launched(cluster, tiny, *mlflow) as training:
+        run_id = (tiny.root / "run/mlflow_run_id").read_text()
+        cluster.preempt()
+        training.wait_for(f"job {training.job} is queued again, restart 1 of at most 100")
         (tiny.root / "slowly").unlink()
-        assert launch.ended() == 0
-    assert "SIGUSR2: stopping after this step" in launch.log
-    shown = cluster.shown(launch.job)
+        assert training.launcher_ended() == 0
+    assert "SIGUSR2: stopping after this step" in training.said()
+    shown = cluster.shown(training.job)
     assert (shown["JobState"], shown["Restarts"]) == ("COMPLETED", "1")
     assert_same(tiny.state(), tiny.state(undisturbed))
 
-    assert (launch.run_dir / "mlflow_run_id").read_text() == run_id
+    assert (tiny.root / "run/mlflow_run_id").read_text() == run_id
     client = MlflowClient(tracker.store())
     history = client.get_metric_history(run_id.splitlines()[0], "loss")
     assert [metric.step for metric in history] == list(range(1, 301))
@@ -141,28 +158,28 @@ def test_a_training_on_two_nodes_is_one_run_and_returns_after_a_preemption(
 
 
 def test_a_job_over_its_time_limit_continues_by_itself(cluster: Cluster, tiny: Tiny):
-    with launched(cluster, tiny, "launcher.time_min=30", "launcher.signal_delay_s=60") as launch:
-        # SLURM looks at time limits every 30 s, and then warns of all that is a minute ahead
-        cluster.run("scontrol", "update", f"JobId={launch.job}", "TimeLimit=2")
-        launch.wait_for(f"job {launch.job} is queued again")
-        cluster.run("scontrol", "update", f"JobId={launch.job}", "TimeLimit=30")
-        (tiny.root / "slowly").unlink()
-        assert launch.ended() == 0
-    assert cluster.shown(launch.job)["Restarts"] == "1"
+    training = submitted(cluster, tiny, "--time=30", "--signal=USR2@60", "--requeue")
+    # SLURM looks at time limits every 30 s, and then warns of all that is a minute ahead
+    cluster.run("scontrol", "update", f"JobId={training.job}", "TimeLimit=2")
+    training.wait_for(f"job {training.job} is queued again, restart 1")
+    cluster.run("scontrol", "update", f"JobId={training.job}", "TimeLimit=30")
+    (tiny.root / "slowly").unlink()
+    wait_for(lambda: cluster.state(training.job) == "COMPLETED", "the last step", seconds=180)
+    assert cluster.shown(training.job)["Restarts"] == "1"
     assert tiny.steps()[-1] == 300
     assert_done_once(tiny, "run", 300)
 
 
 def test_scancel_leaves_a_checkpoint_and_nothing_in_the_queue(cluster: Cluster, tiny: Tiny):
-    with launched(cluster, tiny) as launch:
-        cluster.run("scancel", launch.job)
-        launch.wait_for(f"job {launch.job} was cancelled, so it is not queued again")
-        assert launch.ended() == 1
+    with launched(cluster, tiny) as training:
+        cluster.run("scancel", training.job)
+        training.wait_for(f"job {training.job} was cancelled, so it is not queued again")
+        assert training.launcher_ended() == 1
     (last,) = tiny.steps()
-    assert f"SIGTERM came; step {last} is saved" in launch.log
-    shown = cluster.shown(launch.job)
+    assert f"SIGTERM came; step {last} is saved" in training.said()
+    shown = cluster.shown(training.job)
     assert (shown["JobState"], shown["Restarts"]) == ("CANCELLED", "0")
-    assert "CANCELLED" in (tiny.root / "run.out").read_text()
+    assert "CANCELLED" in (tiny.root / "launcher.out").read_text()
     assert cluster.jobs() == []
 
 
