@@ -30,7 +30,7 @@ from recap.run_config import CONFIG_FILE
 from recap.search.trial import Pruning
 from recap.signals import Stopped, stop_signals
 from recap.split import clip
-from recap.start import DATA, Place
+from recap.start import DATA, LONGEST_STEP, Place
 from recap.tracking import Run
 from recap.tracking.provenance import checkout, metadata_version
 
@@ -107,7 +107,7 @@ def fit(
                         report(at_cadence=False)
                     refuse_divergence(optimizer, at.step, checkpoints, ranks)
                 if at.step > started or reason < FAILED:
-                    save(experiment, run, at, checkpoints)
+                    save(experiment, run, at, checkpoints, margin)
                     checkpoints.wait()
                     log.info("step %d is saved in %s", at.step, experiment.save_dir)
                 _leave(reason, failure, ranks, at.step)
@@ -136,13 +136,16 @@ def fit(
                 margin.saved(took.staged + took.written)
             if save_due:
                 with progress.aside():
-                    save(experiment, run, at, checkpoints)
+                    save(experiment, run, at, checkpoints, margin)
 
 
-def save(experiment: Experiment, run: Run, at: Place, checkpoints: Checkpoints) -> None:
+def save(
+    experiment: Experiment, run: Run, at: Place, checkpoints: Checkpoints, margin: Margin
+) -> None:
     """Begins to write the checkpoint of the place, and writes what was logged before it."""
     run.flush()  # what is logged up to here will not be logged again after a resume
-    about = {**_about(), DATA: experiment.train_data.fingerprint}
+    longest = {LONGEST_STEP: round(margin.longest_step_s, 3)}
+    about = {**_about(), **longest, DATA: experiment.train_data.fingerprint}
     checkpoints.save(at.step, _state(experiment, at), about=about)
 
 

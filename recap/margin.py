@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 log = logging.getLogger(__name__)
 
@@ -13,38 +10,31 @@ log = logging.getLogger(__name__)
 class Margin:
     """Warns as soon as a step and a save are known to take longer than a scheduler's notice.
 
-    Args:
-        delay_s: from the signal to the end of the job; None where there is no scheduler, and
-            nothing is compared.
-        longest_step_s: of the run so far, 0 where it is not known.
-        save_s: how long its last save took, until it was written; 0 where it is not known.
+    ``delay_s`` are the seconds from the scheduler's signal to the end of the job; None where there
+    is no scheduler: nothing is compared. What was not measured yet counts as 0 s.
     """
 
-    def __init__(
-        self, delay_s: float | None, *, longest_step_s: float = 0.0, save_s: float = 0.0
-    ) -> None:
+    def __init__(self, delay_s: float | None) -> None:
         self._delay_s = delay_s
         self._warned_of_s = 0.0
-        self.longest_step_s, self.save_s = longest_step_s, save_s
-        self._compare()
+        self.longest_step_s = 0.0
+        self.save_s = 0.0
 
     @property
     def needed_s(self) -> float:
         """Seconds from a signal to a checkpoint, as far as they were measured."""
         return self.longest_step_s + self.save_s
 
+    def recall(self, *, longest_step_s: float, save_s: float) -> None:
+        """What was measured before the run was stopped."""
+        self.longest_step_s, self.save_s = longest_step_s, save_s
+        self._compare()
+
     def stepped(self, seconds: float) -> None:
         """A step took so long: all between two places where a signal takes effect."""
         if seconds > self.longest_step_s:
             self.longest_step_s = seconds
             self._compare()
-
-    @contextmanager
-    def save(self) -> Iterator[None]:
-        """Measures a save, until it was written."""
-        began = time.monotonic()
-        yield
-        self.saved(time.monotonic() - began)
 
     def saved(self, seconds: float) -> None:
         """A save took so long, until it was written."""

@@ -16,7 +16,9 @@ from recap.weight_files import WeightFileError
 log = logging.getLogger(__name__)
 
 
-DATA = "data"  # the entry of a checkpoint's manifest that stands for the data set
+# entries of a checkpoint's manifest beside the state
+DATA = "data"  # stands for the data set
+LONGEST_STEP = "longest_step_s"
 
 
 @dataclass
@@ -76,6 +78,16 @@ def _compare_data(experiment: Experiment, found: Path) -> None:
             "epoch some rows come twice and others not at all",
             found.name,
         )
+
+
+def pace(save_dir: Path) -> dict[str, float]:
+    """Seconds of the longest step and of a save, as the run's latest checkpoint tells; 0 if not."""
+    latest = checkpoint.latest(save_dir)
+    told = {} if latest is None else checkpoint.read_manifest(latest)
+    return {
+        "longest_step_s": told.get(LONGEST_STEP, 0.0),
+        "save_s": sum(told.get("seconds", {}).values()),
+    }
 
 
 def _observe(experiment: Experiment) -> None:

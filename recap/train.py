@@ -37,7 +37,7 @@ from recap.preemption import preemptible
 from recap.run_config import write_config
 from recap.search.trial import pruning_of
 from recap.split import record
-from recap.start import start
+from recap.start import pace, start
 from recap.tracking.provenance import without_passwords
 
 log = logging.getLogger(__name__)
@@ -74,6 +74,7 @@ def _train(
         came_to.at = at = start(experiment)
         if ranks.first:
             _write_config(experiment, cfg)
+            margin.recall(**pace(experiment.save_dir))
     log.info(
         "%s: %d tasks, %s parameters on %s, %s rows in %d files, steps %d to %d",
         experiment.save_dir,

@@ -25,14 +25,16 @@ def test_a_notice_that_is_too_short_is_told_as_soon_as_a_save_was_measured(
 
 
 def test_a_continued_run_is_warned_at_its_start(caplog: pytest.LogCaptureFixture):
-    Margin(10, longest_step_s=4, save_s=7)
+    Margin(10).recall(longest_step_s=4, save_s=7)
     assert len(caplog.messages) == 1
 
 
 def test_the_warning_comes_again_only_when_the_time_has_doubled(
     caplog: pytest.LogCaptureFixture,
 ):
-    margin = Margin(10, longest_step_s=1, save_s=11)
+    margin = Margin(10)
+    margin.stepped(1)
+    margin.saved(11)
     margin.saved(12)
     margin.saved(22)
     assert len(caplog.messages) == 1
@@ -41,13 +43,6 @@ def test_the_warning_comes_again_only_when_the_time_has_doubled(
 
 
 def test_a_notice_that_suffices_is_not_told(caplog: pytest.LogCaptureFixture):
-    Margin(10, longest_step_s=2, save_s=8)
-    Margin(None, longest_step_s=2, save_s=800)
+    Margin(10).recall(longest_step_s=2, save_s=8)
+    Margin(None).recall(longest_step_s=2, save_s=800)
     assert not caplog.messages
-
-
-def test_a_save_is_measured():
-    margin = Margin(10)
-    with margin.save():
-        pass
-    assert margin.save_s > 0

@@ -84,6 +84,7 @@ def submitted(cluster: Cluster, tiny: Tiny, *options: str) -> Training:
             [
                 "#!/bin/bash",
                 *(f"#SBATCH {option}" for option in ("--nodes=2", "--ntasks-per-node=1", *options)),
+                "export RECAP_SIGNAL_DELAY_S=0",  # less than any step and save take
                 f"srun {shlex.join(command)}",
             ]
         )
@@ -166,6 +167,9 @@ def test_a_job_over_its_time_limit_continues_by_itself(cluster: Cluster, tiny: T
     (tiny.root / "slowly").unlink()
     wait_for(lambda: cluster.state(training.job) == "COMPLETED", "the last step", seconds=180)
     assert cluster.shown(training.job)["Restarts"] == "1"
+    # the restart knows from the checkpoint how long the first life's step and save took
+    warning = "s take longer than the 0 s between the scheduler's signal and the end of the job"
+    assert warning in training.said().split("continuing")[1].split(" tasks, ")[0]
     assert tiny.steps()[-1] == 300
     assert_done_once(tiny, "run", 300)
 
