@@ -77,8 +77,8 @@ def reach(tiny: Tiny, ranks: Sequence[BaseProcess], moment: random.Random) -> No
         pass
 
 
-def test_kills_at_random_moments_and_inside_saves_change_nothing(tiny: Tiny, moment: random.Random):
-    ended_early = 0
+def test_kills_at_random_moments_and_inside_saves_change_nothing(tiny: Tiny):
+    moment, ended_early = random.Random(0), 0
     for _ in range(KILLS):
         ranks = start(tiny, "killed")
         reach(tiny, ranks, moment)
