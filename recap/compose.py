@@ -272,7 +272,9 @@ class Composer(ConfigLoaderImpl):
     def _is_no_choice(self, override: str) -> bool:
         """Whether a group is given null or a number, which Hydra answers with a trace."""
         key, _, value = override.partition("=")
-        return bool(re.fullmatch(r"null|true|false|[\d.]+", value)) and key in self._groups()
+        if "." in key or not re.fullmatch(r"null|true|false|[\d.]+", value):
+            return False  # without a look at all groups, which takes as long as a composition
+        return key in self._groups()
 
     def _choose(self, override: str) -> str:
         choices = self.list_groups_options(override.partition("=")[0])
