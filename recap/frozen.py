@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import platform
 import signal
 import sys
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ from hydra.core.utils import JobRuntime, run_job, setup_globals
 from hydra.types import HydraContext, RunMode
 from omegaconf import Container, DictConfig, OmegaConf, flag_override, open_dict
 
-from recap.launcher.ends import recorded
+from recap.launcher.ends import recorded, this_task
 from recap.launcher.submission import read_submission
 from recap.signals import hold_warnings
 
@@ -67,18 +68,16 @@ def run(folder: str, index: int) -> Any:
     Called by submitit, on every rank. What the command raises is raised, so that the process ends
     with a traceback and an exit code that SLURM sees.
     """
-    import submitit
-
     listen_no_longer()
     logging.getLogger("submitit").propagate = False  # it prints by itself
     submission = read_submission(Path(folder))
-    rank = submitit.JobEnvironment()
-    with recorded(submission.end_file(rank.job_id, rank.global_rank)) as returned:
+    task = this_task()
+    with recorded(submission.end_file(task.job_id, task.rank)) as returned:
         os.chdir(submission.cwd)
         sys.argv = list(submission.argv)  # a run records the command that it was started by
         module = importlib.import_module(submission.module)
         print(
-            f"job {rank.job_id}, rank {rank.global_rank} of {rank.num_tasks} on {rank.hostname}: "
+            f"job {task.job_id}, rank {task.rank} of {submission.num_tasks} on {platform.node()}: "
             f"{submission.config_file(index)}, code of {Path(__file__).resolve().parent}",
             flush=True,
         )
@@ -120,14 +119,13 @@ def _settle(config: DictConfig) -> None:
             node[key] = node[key]
 
 
-def _clock_readings(node: Container) -> Iterator[tuple[Any, Any]]:
+def _clock_readings(node: Any) -> Iterator[tuple[Any, Any]]:
     """The places of a config whose values refer to the clock."""
-    keys = range(len(node)) if OmegaConf.is_list(node) else list(node)
-    for key in keys:
-        inner = node._get_node(key)
+    for key in range(len(node)) if OmegaConf.is_list(node) else list(node):
+        inner: Any = node._get_node(key)
         if isinstance(inner, Container) and not (inner._is_none() or inner._is_interpolation()):
             yield from _clock_readings(inner)
-        elif "${now:" in str(inner._value() if inner is not None else ""):
+        elif inner is not None and "${now:" in str(inner._value()):
             yield node, key
 
 

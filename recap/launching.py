@@ -21,7 +21,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from recap import frozen
-from recap.binding import binding_faults
+from recap.binding import any_at, binding_faults
 from recap.compose import Refused
 from recap.launcher import local, slurm, snapshot
 from recap.launcher.devices import share
@@ -82,14 +82,14 @@ def settings_of(kind: str, plain: Mapping[str, Any]) -> JobSettings:
     fitting = {
         key: value
         for key, value in plain.items()
-        if key != "_target_" and not any(fault.startswith(f"launcher.{key}") for fault in faults)
+        if key != "_target_" and not any_at(faults, f"launcher.{key}")
     }
     try:
         settings = made_of(**fitting)
         if isinstance(settings, LocalSettings):
             share(settings)
     except ValueError as error:
-        faults += [f"launcher.{line}" for line in str(error).splitlines()]
+        raise Refused(faults + [f"launcher.{line}" for line in str(error).splitlines()]) from None
     if faults:
         raise Refused(faults)
     return settings
@@ -144,7 +144,14 @@ def _launch(
 class _InQueue(JobReturn):
     """What a job has returned that was not waited for."""
 
-    return_value = None
+    @property
+    def return_value(self) -> Any:
+        """Nothing yet; Hydra's own raises where there is nothing."""
+        return None
+
+    @return_value.setter
+    def return_value(self, value: Any) -> None:
+        self._return_value = value
 
 
 def _returned(config: DictConfig, outcome: Outcome) -> JobReturn:
@@ -234,8 +241,11 @@ def _submitted(
     submission.write()
     arguments = [(str(folder), index) for index in range(len(configs))]
     try:
-        queue = slurm.submit if isinstance(settings, SlurmSettings) else local.submit
-        ids = queue(folder, settings, name, arguments, frozen.run, environment)
+        if isinstance(settings, SlurmSettings):
+            ids = slurm.submit(folder, settings, name, arguments, frozen.run, environment)
+        else:
+            assert isinstance(settings, LocalSettings)
+            ids = local.submit(folder, settings, arguments, frozen.run, environment)
     except slurm.SubmissionError as error:
         shutil.rmtree(folder)
         raise Refused([str(error)]) from error

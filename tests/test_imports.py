@@ -123,6 +123,12 @@ def test_a_library_is_imported_only_where_it_is_used(module: Path):
     assert "optuna" not in found or room(module) == "search"
 
 
+@pytest.mark.parametrize("module", MODULES, ids=str)
+def test_submitit_is_imported_only_in_the_launcher(module: Path):
+    if "submitit" in libraries(imported(parsed(module))):
+        assert room(module) == "launcher"
+
+
 def test_tracking_itself_needs_no_mlflow():
     assert "mlflow" not in libraries(imported(parsed(Path("tracking/__init__.py"))))
 

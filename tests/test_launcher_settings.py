@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hydra._internal.utils import create_config_search_path
@@ -39,8 +40,8 @@ def test_every_key_of_a_launchers_yaml_is_one_that_it_takes_and_has_its_default(
         "slurm": ("slurm", SlurmSettings),
         "submitit_local": ("local", LocalSettings),
     }[name]
-    plain = OmegaConf.to_container(OmegaConf.load(CONF / "hydra/launcher" / f"{name}.yaml"))
-    assert isinstance(plain, dict)
+    file = CONF / "hydra/launcher" / f"{name}.yaml"
+    plain: Any = OmegaConf.to_container(OmegaConf.load(file))
     assert {*plain, "_target_"} == {*made_of.__dataclass_fields__, "_target_"}
     assert settings_of(kind, plain).requeue == 100
 

@@ -36,6 +36,22 @@ class End:
     exit_code: int | None = None
 
 
+@dataclass(frozen=True)
+class Task:
+    """A process of a job."""
+
+    job_id: str
+    rank: int
+
+
+def this_task() -> Task:
+    """This process, started by submitit."""
+    import submitit
+
+    environment = submitit.JobEnvironment()
+    return Task(environment.job_id, environment.global_rank)
+
+
 @contextmanager
 def recorded(path: Path) -> Iterator[list[Any]]:
     """Records in ``path`` that a rank runs and how it ends; the list's item is what it returns.

@@ -28,7 +28,6 @@ START_S = 60.0  # until the queue must have answered
 def submit(
     folder: Path,
     settings: LocalSettings,
-    name: str,
     jobs: Sequence[tuple[Any, ...]],
     run: Callable[..., Any],
     environment: Mapping[str, str],
