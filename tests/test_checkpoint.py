@@ -14,8 +14,10 @@ from typing import Any
 import google_crc32c
 import pytest
 import torch
-import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.metadata import BytesStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import load as load_by_torch
 
 from recap.checkpoint import (
     CheckpointError,
@@ -75,7 +77,7 @@ def test_torch_itself_reads_the_tensors(tmp_path: Path):
     folder = save(tmp_path, step=3, state=SMALL)
     into = {"model/weights": torch.zeros(4)}
     with pytest.warns(UserWarning, match="assuming the intent is to load in a single process"):
-        dcp.load(into, checkpoint_id=folder)
+        load_by_torch(into, checkpoint_id=folder)
     assert into["model/weights"].tolist() == [0, 1, 2, 3]
 
 
@@ -257,7 +259,7 @@ def forged(folder: Path, name: str, content: bytes) -> None:
 def test_a_checkpoint_that_holds_code_is_refused_and_nothing_is_run(tmp_path: Path, how: str):
     folder = save(tmp_path, step=1, state=SMALL)
     payload = Payload(str(tmp_path / "was here"))
-    metadata = dcp.FileSystemReader(folder).read_metadata()
+    metadata = FileSystemReader(folder).read_metadata()
     metadata.storage_meta = None
     if how == "torch":
         (at,) = metadata.storage_data.values()
@@ -270,7 +272,7 @@ def test_a_checkpoint_that_holds_code_is_refused_and_nothing_is_run(tmp_path: Pa
     elif how == "metadata":
         metadata.planner_data = payload
     elif how == "bytes":  # which torch's own planner would unpickle
-        metadata.state_dict_metadata["model/weights"] = dcp.metadata.BytesStorageMetadata()
+        metadata.state_dict_metadata["model/weights"] = BytesStorageMetadata()
     else:
         (at,) = metadata.storage_data.values()
         at.relative_path = "../elsewhere"

@@ -15,17 +15,17 @@ from torch import nn
 from recap.checkpoint import load, read_manifest, restore_training, training_state
 
 
-def network() -> nn.Module:
-    """What ``two_ranks_save.network`` is on one rank."""
-    model = nn.Module()
-    model.dense = nn.Parameter(torch.arange(4.0))
-    model.split = nn.Parameter(torch.arange(6.0).view(3, 2))
-    model.table = nn.Module()
-    model.table.weight = nn.Parameter(torch.arange(10.0).view(5, 2))
-    return model
+class Network(nn.Module):
+    """What that of ``two_ranks_save`` is on one rank."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dense = nn.Parameter(torch.arange(4.0))
+        self.split = nn.Parameter(torch.arange(6.0).view(3, 2))
+        self.table = nn.Embedding.from_pretrained(torch.arange(10.0).view(5, 2), freeze=False)
 
 
-def moments(model: nn.Module, *, grown: bool) -> torch.optim.Adam:
+def moments(model: Network, *, grown: bool) -> torch.optim.Adam:
     """An optimizer whose moments of a weight are ten times it; ``grown``: with one for a row."""
     adam = torch.optim.Adam(model.parameters())
     for weight in model.parameters():
@@ -36,7 +36,7 @@ def moments(model: nn.Module, *, grown: bool) -> torch.optim.Adam:
 
 
 def test_one_rank_saves_two_go_on_and_one_goes_on_again(tmp_path: Path):
-    model = network()
+    model = Network()
     state = training_state(model, moments(model, grown=False), step=1, position=9)
     save(tmp_path / "one", step=1, state=state)
     run([sys.executable, str(HERE / "two_ranks_save.py"), str(tmp_path)], 2, tmp_path)
@@ -77,7 +77,7 @@ def test_one_rank_saves_two_go_on_and_one_goes_on_again(tmp_path: Path):
         assert torch.equal(again["optimizer"][name]["exp_avg"], 10 * weight), name
     assert again["optimizer"]["table.weight"]["sum"].tolist() == [0, 1, 2, 3, 4]
 
-    alone = network()
+    alone = Network()
     with torch.no_grad():
         for weight in alone.parameters():
             weight.zero_()

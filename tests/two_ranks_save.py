@@ -12,13 +12,10 @@ import torch
 import torch.distributed as dist
 from test_checkpoint import FILE, flipped
 from torch import Tensor, nn
-from torch.distributed._shard.sharded_tensor import (
-    Shard,
-    ShardedTensorBase,
-    ShardedTensorMetadata,
-)
-from torch.distributed._shard.sharded_tensor.metadata import TensorProperties
-from torch.distributed._shard.sharding_spec import ShardMetadata
+from torch.distributed._shard.metadata import ShardMetadata
+from torch.distributed._shard.sharded_tensor.api import ShardedTensorBase
+from torch.distributed._shard.sharded_tensor.metadata import ShardedTensorMetadata, TensorProperties
+from torch.distributed._shard.sharded_tensor.shard import Shard
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.distributed.tensor import Shard as Split
@@ -60,14 +57,15 @@ class Table(nn.Module):
         state[f"{prefix}weight"] = state[f"{prefix}weight"].local_shards()[0].tensor
 
 
-def network(rank: int) -> nn.Module:
+class Network(nn.Module):
     """A replicated weight, a DTensor and a table."""
-    mesh = init_device_mesh("cpu", (2,))
-    model = nn.Module()
-    model.dense = nn.Parameter(torch.zeros(4))
-    model.split = nn.Parameter(distribute_tensor(torch.zeros(3, 2), mesh, [Split(0)]))
-    model.table = Table(rank)
-    return model
+
+    def __init__(self, rank: int) -> None:
+        super().__init__()
+        mesh = init_device_mesh("cpu", (2,))
+        self.dense = nn.Parameter(torch.zeros(4))
+        self.split = nn.Parameter(distribute_tensor(torch.zeros(3, 2), mesh, [Split(0)]))
+        self.table = Table(rank)
 
 
 def local(tensor: Tensor) -> list:
@@ -79,7 +77,8 @@ def main() -> None:
     root, seen = Path(sys.argv[1]), {}
     dist.init_process_group("gloo")
     rank, group = dist.get_rank(), dist.new_group(backend="gloo")
-    model = network(rank)
+    assert isinstance(group, dist.ProcessGroup)
+    model = Network(rank)
     adam = torch.optim.Adam(model.parameters())
 
     one = newest_sound(root / "one", group)

@@ -138,6 +138,11 @@ class Checkpoints:
             error, self._error = self._error, None
             raise error
 
+    @property
+    def busy(self) -> bool:
+        """Whether the last save is still being written."""
+        return self._thread is not None and self._thread.is_alive()
+
     def last_good(self) -> str:
         """The name of the newest whole checkpoint, once the last save is done; or ``none``."""
         self._join()
