@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
+
+T = TypeVar("T")
 
 TYPES = (
     "data_parallel",
@@ -90,7 +93,7 @@ class Sharding:
         )
 
 
-def _first(own: object, general: object) -> object:
+def _first(own: T | None, general: T | None) -> T | None:
     return general if own is None else own
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import HashStore
 
 from recap.distributed import Ranks
 from recap.model.embeddings import EmbeddingTables
@@ -123,7 +124,7 @@ def split(ranker: HeavyRanker, how: Split, training: Training, ranks: Ranks) -> 
     if not dist.is_initialized():  # alone; torchrec speaks to other ranks even where there are none
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
-            store=dist.HashStore(),
+            store=HashStore(),
             rank=0,
             world_size=1,
         )

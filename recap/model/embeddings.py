@@ -153,6 +153,12 @@ class EmbeddingTables(nn.Module):
         """
         return self.collection.get_submodule(f"embedding_bags.{module_key(name)}")
 
+    def part(self, name: str) -> Tensor:
+        """This rank's part of the weight of the table called ``name``; alone it is all of it."""
+        part = self.table(name).weight
+        assert isinstance(part, Tensor)
+        return part
+
     def weight(self, name: str) -> Tensor:
         """The weight of the table called ``name``; split over ranks, a ShardedTensor of it all."""
         return self.collection.state_dict()[f"embedding_bags.{module_key(name)}.weight"]
@@ -173,7 +179,7 @@ class EmbeddingTables(nn.Module):
     def _start(self, schema: Schema) -> None:
         faults = []
         for name, table in self.settings.items():
-            weight = self.table(name).weight.requires_grad_(table.trainable)
+            weight = self.part(name).requires_grad_(table.trainable)
             if table.pretrained is not None:
                 try:
                     start_from(weight, table.pretrained, schema.sparse[self.features[name][0]])

@@ -72,7 +72,7 @@ def split_tables(
     for layer in layers:
         starts.append(layer.collection.state_dict())
         for name, table in layer.settings.items():
-            _mark(layer.table(name).weight, name, table.trainable, algorithm, settings or {})
+            _mark(layer.part(name), name, table.trainable, algorithm, settings or {})
     with quiet():
         DistributedModelParallel(
             ranker,
@@ -130,7 +130,7 @@ def _free_gradients(layer: EmbeddingTables, name: str) -> None:
     Turned off on the ranks that hold parts of it, they would leave the others waiting in the
     backward pass.
     """
-    weights = getattr(layer.table(name).weight, "_original_tensor", None)
+    weights = getattr(layer.part(name), "_original_tensor", None)
     if weights is not None and weights.is_leaf:
         weights.register_post_accumulate_grad_hook(_free)
 

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -20,6 +20,8 @@ from recap.nearest import nearest
 from recap.sharding import TYPES, Sharding
 
 GIB = 1024**3
+
+_MARK = "_optimizer_classes"  # of a weight: what updates it in the backward pass, for torchrec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,12 +113,12 @@ def planned(
     return plan, told
 
 
-def as_text(plan: list[TablePlan]) -> str:
+def as_text(plan: Sequence[TablePlan]) -> str:
     """The plan for a person, a line for each table."""
     return "\n".join(map(str, plan))
 
 
-def as_json(plan: list[TablePlan]) -> str:
+def as_json(plan: Sequence[TablePlan]) -> str:
     """The plan for a program: table → weight, sharding_type, compute_kernel, parts."""
     return json.dumps({row.table: asdict(row) for row in plan}, indent=1)
 
@@ -201,7 +203,12 @@ def _plan(
         EmbeddingStorageEstimator,
     )
     from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
-    from torchrec.distributed.planner.types import PlannerError, Storage, Topology
+    from torchrec.distributed.planner.types import (
+        PlannerError,
+        ShardEstimator,
+        Storage,
+        Topology,
+    )
 
     class _Plain(EmbeddingStorageEstimator):
         """Counts gradients and two moments, as Adam's, of tables that plain autograd trains.
@@ -212,7 +219,7 @@ def _plan(
         def estimate(self, sharding_options: list[Any], *args: Any, **kwargs: Any) -> None:
             super().estimate(sharding_options, *args, **kwargs)
             for option in sharding_options:
-                if getattr(option.tensor, "_optimizer_classes", None):
+                if getattr(option.tensor, _MARK, None):
                     continue
                 for shard in option.shards:
                     size = 3 * shard.size[0] * shard.size[1] * option.tensor.element_size()
@@ -231,7 +238,10 @@ def _plan(
         created_by_factory=True,  # or it warns of what the factory would check
     )
     given = {module_key(name): ParameterConstraints(**own) for name, own in constraints.items()}
-    estimators = [kind(topology, given) for kind in (EmbeddingPerfEstimator, _Plain)]
+    estimators: list[ShardEstimator] = [
+        EmbeddingPerfEstimator(topology, given),
+        _Plain(topology, given),
+    ]
     planner = EmbeddingShardingPlanner(
         topology=topology,
         batch_size=room.batch_size,
@@ -241,10 +251,11 @@ def _plan(
         stats=[],
         debug=False,
     )
-    weights = {name: layer.table(name).weight for name, layer in tables.items()}
-    for name, weight in weights.items():
-        if _in_backward(tables[name], name, algorithm):
-            weight._optimizer_classes = [algorithm]  # whose moments take room
+    marked = [
+        layer.part(name) for name, layer in tables.items() if _in_backward(layer, name, algorithm)
+    ]
+    for weight in marked:
+        setattr(weight, _MARK, [algorithm])  # whose moments take room
     try:
         return planner.plan(ranker, [sharder()])
     except (PlannerError, RuntimeError) as error:
@@ -255,8 +266,8 @@ def _plan(
             f"beside it each; give more ranks, more memory, or more sharding_types"
         ) from error
     finally:
-        for weight in weights.values():
-            weight.__dict__.pop("_optimizer_classes", None)
+        for weight in marked:
+            delattr(weight, _MARK)
 
 
 def sharder() -> Any:
@@ -291,7 +302,7 @@ def _memory(ranker: nn.Module, settings: Sharding, room: Room) -> tuple[float, f
 
 def _told(name: str, path: str, layer: EmbeddingTables, row: Any) -> TablePlan:
     weight = f"{path}.embedding_bags.{module_key(name)}.weight"
-    rows, columns = layer.table(name).weight.shape
+    rows, columns = layer.part(name).shape
     whole = Part(rank=0, first_row=0, first_column=0, rows=rows, columns=columns)
     parts: tuple[Part, ...] = (whole,)
     if row.sharding_spec is not None:

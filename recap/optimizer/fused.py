@@ -7,6 +7,7 @@ fbgemm do it, see ``recap.model.sharded_tables``; here are their settings, their
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal
@@ -56,7 +57,7 @@ class FusedTables(torch.optim.Optimizer):
             for name, moment in moments.items():
                 if name in loaded.get(parameter, {}):
                     moment.copy_(loaded[parameter][name].reshape(moment.shape))
-        self.state = type(loaded)(dict, own) if hasattr(loaded, "default_factory") else own
+        self.state = defaultdict(dict, own)
 
     def _moments(self) -> dict[Tensor, dict[str, Tensor]]:
         return {
