@@ -98,7 +98,7 @@ def main() -> None:
     for step in (2, 3):
         checkpoints.save(step, state(step), about={})
         with torch.no_grad():
-            model.dense += 100  # no part of what was saved
+            model.dense.add_(100)  # no part of what was saved
     checkpoints.wait()
 
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
