@@ -16,8 +16,8 @@ import tempfile
 from bench.report import own_settings
 from bench.speed import measure
 from recap.compose import compose
+from recap.compose.nodes import section
 from recap.data.synthetic import write_synthetic
-from recap.nodes import section
 
 DEFAULTS = {
     "rows": "20480",

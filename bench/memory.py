@@ -19,9 +19,9 @@ from time import perf_counter
 
 from bench.report import conditions, own_settings, peak_memory_mb, table
 from recap.compose import compose
+from recap.compose.nodes import section
 from recap.data.parquet import ParquetData
 from recap.data.synthetic import write_synthetic
-from recap.nodes import section
 
 DEFAULTS = {"small_gb": "0.4", "large_gb": "1.6", "directory": "", "batch_size": "1024"}
 ROW_BYTES = 21_200  # of a written row on disk

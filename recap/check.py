@@ -23,13 +23,13 @@ from omegaconf import DictConfig
 
 from recap import footprint, report
 from recap.batch import Bag, Batch
-from recap.binding import any_at
 from recap.compose import Refused, hydra_command
+from recap.compose.binding import any_at
 from recap.data.files import DataError
 from recap.data.parquet import ParquetData
 from recap.experiment import Experiment, Parts, assemble
 from recap.nearest import nearest
-from recap.start import restored
+from recap.run.start import restored
 from recap.sweep.grid import combinations
 
 MEASURED_ROWS = 128  # at most, of the batch whose activations are measured

@@ -18,13 +18,13 @@ from hydra.errors import CompactHydraException
 from omegaconf import DictConfig, OmegaConf
 
 from recap import checkpoint
-from recap.binding import any_at
 from recap.compose import Refused, hydra_command
-from recap.connected import connected, told_plainly
+from recap.compose.binding import any_at
 from recap.console import metrics_table
 from recap.distributed import ALONE, Ranks
 from recap.evaluate import Results, evaluate, flat, shown
 from recap.experiment import Parts, assemble, for_other_devices, refuse_together, told_once
+from recap.run.connected import connected, told_plainly
 
 log = logging.getLogger(__name__)
 

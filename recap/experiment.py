@@ -14,8 +14,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
-from recap.binding import any_at, binding_faults, completed, shape_faults
 from recap.compose import SECTIONS, Refused
+from recap.compose.binding import any_at, binding_faults, completed, shape_faults
+from recap.compose.nodes import Nodes, located
+from recap.compose.references import references, resolved, told_at_origin
 from recap.data.decode import num_slots
 from recap.data.listing import Listing
 from recap.data.parquet import ParquetData
@@ -25,13 +27,11 @@ from recap.joining import column_faults, joining_faults, rank_faults
 from recap.loss import MultiTaskLoss
 from recap.model.heavy_ranker import HeavyRanker
 from recap.model.sharding_plan import TablePlan
-from recap.nodes import Nodes, located
-from recap.parallel import parallel
-from recap.references import references, resolved, told_at_origin
-from recap.split import Split, planned_split, split, split_faults, to_be_split
+from recap.run.parallel import parallel
+from recap.run.split import Split, planned_split, split, split_faults, to_be_split
+from recap.run.warm_start import start_faults
 from recap.tracking import NoTracker, Tracker
 from recap.training import Training
-from recap.warm_start import start_faults
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Experiment:
 
     training: Training
     ranker: HeavyRanker
-    parallel: nn.Module  # the ranker as it is called in training, see recap.parallel
+    parallel: nn.Module  # the ranker as it is called in training, see recap.run.parallel
     loss: MultiTaskLoss
     optimizer: torch.optim.Optimizer
     train_data: ParquetData

@@ -11,7 +11,7 @@ from recap.data.decode import num_slots
 from recap.data.layout import unwritable
 from recap.data.parquet import ParquetData
 from recap.nearest import nearest
-from recap.warm_start import find
+from recap.run.warm_start import find
 
 
 def joining_faults(plain: Mapping[Any, Any], parts: Mapping[str, Any]) -> Iterator[str]:

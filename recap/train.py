@@ -25,19 +25,19 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from recap.compose import Refused, hydra_command
-from recap.connected import connected, told_plainly
+from recap.compose.run_config import write_config
 from recap.console import Progress, metrics_table
 from recap.distributed import Ranks
-from recap.ending import CameTo, outcome_kept
 from recap.evaluate import objective, shown, undefined
 from recap.experiment import Experiment, faults, prepare
-from recap.fit import fit
-from recap.margin import Margin
-from recap.preemption import preemptible
-from recap.run_config import write_config
+from recap.run.connected import connected, told_plainly
+from recap.run.ending import CameTo, outcome_kept
+from recap.run.fit import fit
+from recap.run.margin import Margin
+from recap.run.preemption import preemptible
+from recap.run.split import record
+from recap.run.start import pace, start
 from recap.search.trial import pruning_of
-from recap.split import record
-from recap.start import pace, start
 from recap.tracking.provenance import without_passwords
 
 log = logging.getLogger(__name__)

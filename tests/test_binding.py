@@ -1,6 +1,6 @@
 """A row's ``_target_`` follows from the signature that takes it."""
 
-from recap.binding import completed
+from recap.compose.binding import completed
 
 SCHEMA = "recap.schema.Schema"
 DENSE, SPARSE = "recap.schema.Dense", "recap.schema.Sparse"

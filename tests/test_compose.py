@@ -9,8 +9,8 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from recap.compose import Refused, compose, run_name
+from recap.compose.templates import filled
 from recap.optimizer import RecapOptimizerConfig, set_learning_rates
-from recap.templates import filled
 
 SCHEDULES = ["constant", "linear_ramp", "linear_ramp_to_cosine", "piecewise_constant"]
 TOWERS = "optimizer.multi_task_learning_rates.tower_learning_rates"

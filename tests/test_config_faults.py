@@ -12,11 +12,11 @@ from config_faults import Fault, faults_of
 from omegaconf import DictConfig, OmegaConf
 from tiny import Tiny, write_data
 
-from recap.binding import completed
 from recap.compose import Refused, compose
+from recap.compose.binding import completed
+from recap.compose.nodes import section
 from recap.data.synthetic import write_synthetic
 from recap.experiment import prepare
-from recap.nodes import section
 
 NUMBER = {"tiny": 260, "local_prod": 120, "kuairand": 120}
 PARTS = 5  # so that both cores have their share

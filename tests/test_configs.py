@@ -6,8 +6,8 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from recap.binding import binding_faults, completed
 from recap.compose import CONF, Refused, compose
+from recap.compose.binding import binding_faults, completed
 from recap.experiment import prepare
 from recap.joining import own_number_faults
 

@@ -16,12 +16,12 @@ from omegaconf import OmegaConf
 
 from recap import checkpoint
 from recap.batch import Batch
-from recap.binding import binding_faults, completed
 from recap.compose import compose
+from recap.compose.binding import binding_faults, completed
+from recap.compose.nodes import instantiate
 from recap.convert_config import main
 from recap.model.original import from_original
 from recap.model.original_weights import original_weights, task_name
-from recap.nodes import instantiate
 from recap.optimizer import set_learning_rates
 from recap.original.data import parquet_name
 from recap.train import train

@@ -11,8 +11,8 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from recap.binding import binding_faults, completed
 from recap.compose import compose
+from recap.compose.binding import binding_faults, completed
 from recap.convert_config import main
 
 # a composition takes a second, so a failing configuration is shown as it was drawn

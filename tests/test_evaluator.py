@@ -16,9 +16,9 @@ from tiny import ENVIRONMENT, HERE, Tiny
 
 from recap import checkpoint
 from recap.compose import CONF, Refused
+from recap.compose.run_config import CONFIG_FILE, read_config
 from recap.evaluate import Results, flat
 from recap.evaluator import LastStepNotReached, evaluate_run
-from recap.run_config import CONFIG_FILE, read_config
 from recap.tracking.mlflow import MlflowTracker
 
 SIX = "training.num_train_steps=6"

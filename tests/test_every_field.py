@@ -25,8 +25,8 @@ import torch
 from omegaconf import DictConfig, OmegaConf, open_dict
 from tiny import Tiny, rows, write
 
-from recap.binding import completed
 from recap.compose import CONF, Refused
+from recap.compose.binding import completed
 from recap.data.files import DataError
 from recap.data.statistics import Columns, write_statistics
 from recap.experiment import Experiment, prepare

@@ -12,14 +12,10 @@ MODULES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.py"))
 VOCABULARY = {"schema", "batch", "nearest", "outcome", "sharding"}
 PARTS = {"data", "model", "optimizer", "schedule", "loss", "metrics", "training"}
 SERVICES = {"distributed", "checkpoint", "weight_files", "tracking", "console", "signals"}
-SERVICES |= {"launcher", "scheduler", "margin"}
-# the command line: what verbs are made with
-COMPOSITION = {"compose", "choices", "templates", "run_config", "binding", "nodes", "references"}
-COMPOSITION |= {"without_effect"}
-COMPOSITION |= {"launching", "frozen"}  # from a composed config to a job, and on it
-VERBS = {"train", "warm_start", "evaluate", "check", "experiment", "joining", "divergence"}
-VERBS |= {"fit", "start", "parallel", "split", "connected", "preemption"}  # how train works
-VERBS |= {"ending", "sweep", "search"}  # how a run ends, and those of many runs
+SERVICES |= {"launcher", "scheduler"}
+COMPOSITION = {"compose"}  # the command line: what verbs are made with
+VERBS = {"train", "evaluate", "check", "experiment", "joining"}
+VERBS |= {"run", "sweep", "search"}  # how train works, and how many runs do
 VERBS |= {"evaluator"}  # the command of evaluate
 VERBS |= {"report", "footprint", "plot"}  # what check says
 VERBS |= {"jobs"}
@@ -28,7 +24,7 @@ VERBS |= {"convert_config", "original"}
 # verbs that live beside the part that they run; only their command may reach out of it, see below
 COMMANDS = {Path(f"data/{name}/command.py") for name in ("synthetic", "convert", "statistics")}
 HYDRA = {Path(f"{name}.py") for name in COMPOSITION | VERBS} | COMMANDS
-HYDRA |= {module for module in MODULES if module.parts[0] in ("sweep", "search")}
+HYDRA |= {m for m in MODULES if m.parts[0] in ("compose", "run", "sweep", "search")}
 # the modules that need torchrec
 TABLES = {Path(f"model/{name}.py") for name in ("embeddings", "sharding_plan", "sharded_tables")}
 
@@ -84,15 +80,7 @@ def below(here: str) -> set[str]:
     if here in PARTS | SERVICES:
         return VOCABULARY | {here}
     if here in COMPOSITION:
-        above = {
-            "compose": {"choices", "templates", "run_config", "without_effect"},
-            "choices": {"templates"},
-        }
-        above["without_effect"] = {"templates"}
-        above["nodes"] = {"binding"}
-        above["launching"] = {"binding", "compose", "frozen", "launcher"}
-        above["frozen"] = {"launcher", "signals"}
-        return VOCABULARY | above.get(here, set())
+        return VOCABULARY | {"compose", "launcher", "signals"}
     return set()
 
 

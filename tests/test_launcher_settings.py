@@ -13,9 +13,9 @@ from omegaconf import DictConfig, OmegaConf
 from queued_command import queue
 
 from recap.compose import CONF, Composer, Refused
+from recap.compose.launching import settings_of
 from recap.launcher.devices import share
 from recap.launcher.settings import LocalSettings, SlurmSettings
-from recap.launching import settings_of
 
 
 def composed(*overrides: str) -> DictConfig:

@@ -8,10 +8,10 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from recap.binding import completed
 from recap.compose import compose
+from recap.compose.binding import completed
+from recap.compose.nodes import section
 from recap.model import HeavyRanker
-from recap.nodes import section
 
 # task: dropout, tower's peak rate, ramp steps, weight in the ranking score
 TASKS = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from recap.margin import Margin
+from recap.run.margin import Margin
 
 
 def test_a_notice_that_is_too_short_is_told_as_soon_as_a_save_was_measured(

@@ -9,11 +9,11 @@ import torch
 from omegaconf import OmegaConf
 from tiny import Tiny
 
-from recap.binding import binding_faults, completed
 from recap.compose import CONF, compose
+from recap.compose.binding import binding_faults, completed
+from recap.compose.nodes import instantiate, section
 from recap.data.decode import num_slots
 from recap.experiment import prepare
-from recap.nodes import instantiate, section
 
 BACKBONES = {"mlp": "MLP", "mask_net": "MaskNet", "dcn": "DCN", "dlrm": "DLRM"}
 EXPERIMENTS = ("local_prod", "kuairand")

@@ -4,7 +4,7 @@ import pytest
 from omegaconf import OmegaConf
 from torch import nn
 
-from recap.nodes import Build, Nodes, section
+from recap.compose.nodes import Build, Nodes, section
 from recap.schema import Dense, Schema
 
 MLP = {"_target_": "recap.model.mlp.MLP", "_partial_": True, "layer_sizes": [2, 1]}

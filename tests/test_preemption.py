@@ -8,7 +8,7 @@ import pytest
 
 from recap.compose import Refused
 from recap.distributed import ALONE
-from recap.preemption import preemptible
+from recap.run.preemption import preemptible
 from recap.signals import STOPS, Stopped
 
 

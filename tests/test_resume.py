@@ -16,14 +16,14 @@ from filelock import FileLock, Timeout
 from mlflow import MlflowClient
 from tiny import ENVIRONMENT, HERE, Tiny, rows, write
 
-import recap.fit
+import recap.run.fit
 from recap.checkpoint import CheckpointError
 from recap.compose import Refused
 from recap.evaluate import evaluate
 from recap.experiment import prepare
 from recap.metrics import RankingMetrics
+from recap.run.start import start
 from recap.signals import Stopped, stop_signals
-from recap.start import start
 from recap.tracking.mlflow import MlflowTracker
 
 SIX = "training.num_train_steps=6"
@@ -375,7 +375,7 @@ def test_a_signal_ends_the_last_evaluation_and_the_same_command_makes_up_for_it(
         return evaluate(*arguments)
 
     with monkeypatch.context() as patched:
-        patched.setattr(recap.fit, "evaluate", interrupted_evaluate)
+        patched.setattr(recap.run.fit, "evaluate", interrupted_evaluate)
         with pytest.raises(Stopped, match="SIGINT came; step 3 is saved"):
             tiny.train(THREE)
     tiny.train(THREE)
@@ -387,7 +387,7 @@ def test_an_evaluation_that_fails_costs_no_step(tiny: Tiny, monkeypatch: pytest.
         raise MemoryError
 
     with monkeypatch.context() as patched:
-        patched.setattr(recap.fit, "evaluate", failing_evaluate)
+        patched.setattr(recap.run.fit, "evaluate", failing_evaluate)
         with pytest.raises(MemoryError):
             tiny.train(THREE)
     assert tiny.steps() == [3]
@@ -430,7 +430,7 @@ def test_a_run_that_fails_leaves_its_folder_free(tiny: Tiny, monkeypatch: pytest
             FileLock(tiny.root / "run/.lock").acquire(timeout=0)
         raise MemoryError
 
-    monkeypatch.setattr(recap.fit, "evaluate", look_and_fail)
+    monkeypatch.setattr(recap.run.fit, "evaluate", look_and_fail)
     with pytest.raises(MemoryError):
         tiny.train(THREE)
     with FileLock(tiny.root / "run/.lock", timeout=0):

@@ -11,7 +11,7 @@ from tiny import Tiny, write_data
 from torch import Tensor
 
 from recap.checkpoint import load
-from recap.divergence import Diverged
+from recap.run.divergence import Diverged
 
 NOTHING_RANDOM = (
     "model.backbone.dropout=null",

@@ -12,7 +12,7 @@ from tiny import Tiny, write_data
 from recap import checkpoint
 from recap.compose import Refused
 from recap.experiment import prepare
-from recap.warm_start import find
+from recap.run.warm_start import find
 from recap.weight_files import WeightFileError, load
 
 # ours, in the tiny experiment without its embedding tables → the original's

@@ -1,6 +1,7 @@
 """``hydra/launcher=slurm`` and ``hydra/launcher=submitit_local``.
 
-All that takes time to import stands in ``recap.launching`` and is imported when a job is launched.
+All that takes time to import stands in ``recap.compose.launching`` and is imported when a job is
+launched.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ class SlurmLauncher(Launcher):
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
-        """Queue the jobs of a sweep; see ``recap.launching``."""
-        from recap.launching import launch_sweep
+        """Queue the jobs of a sweep; see ``recap.compose.launching``."""
+        from recap.compose.launching import launch_sweep
 
         return launch_sweep(
             self.kind,
@@ -47,7 +48,7 @@ class SlurmLauncher(Launcher):
 
     def launch_one(self) -> Any:
         """Queue the one run of a command without -m; what the run returned."""
-        from recap.launching import launch_one
+        from recap.compose.launching import launch_one
 
         return launch_one(self.kind, self.task_function, self.config)
 

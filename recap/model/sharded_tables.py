@@ -80,7 +80,7 @@ def split_tables(
             device=device,
             plan=plan,
             sharders=[sharder()],
-            init_data_parallel=False,  # the rest of the ranker is recap.parallel's
+            init_data_parallel=False,  # the rest of the ranker is recap.run.parallel's
             init_parameters=False,
         )
     for layer, start in zip(layers, starts, strict=True):

@@ -12,10 +12,10 @@ from omegaconf import DictConfig, OmegaConf
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 
-from recap.binding import binding_faults
 from recap.compose import Refused
+from recap.compose.binding import binding_faults
+from recap.compose.nodes import instantiate, located
 from recap.nearest import nearest
-from recap.nodes import instantiate, located
 from recap.sweep.table import Direction, direction
 
 PLACE = "hydra.sweeper"

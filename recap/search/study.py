@@ -11,7 +11,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from recap.nodes import instantiate
+from recap.compose.nodes import instantiate
 from recap.sweep.table import Direction
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)

@@ -18,8 +18,8 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from recap.compose import Refused
+from recap.compose.run_config import config_digest
 from recap.outcome import Outcome
-from recap.run_config import config_digest
 from recap.search.settings import Search
 from recap.search.space import ends, job_overrides, split
 from recap.search.study import OUTCOME, asked, opened, trial_of

@@ -14,8 +14,8 @@ from hydra.errors import CompactHydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from recap import nodes, outcome
-from recap.compose import Refused
+from recap import outcome
+from recap.compose import Refused, nodes
 from recap.distributed.launched import launched
 from recap.outcome import Outcome
 from recap.sweep.points import Point

@@ -17,8 +17,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from recap import outcome
 from recap.compose import Refused
+from recap.compose.run_config import config_digest, read_config
 from recap.outcome import Outcome
-from recap.run_config import config_digest, read_config
 
 log = logging.getLogger(__name__)
 

@@ -9,9 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from recap.compose import compose
+from recap.compose.nodes import section
 from recap.data.parquet import ParquetData
 from recap.data.sampling import SamplingRates, sampling_weights
-from recap.nodes import section
 from recap.schema import Schema
 
 GOLDEN = Path(__file__).resolve().parents[3] / "shared" / "golden"

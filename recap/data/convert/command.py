@@ -15,7 +15,7 @@ def _convert_splits(cfg: Any) -> None:
     from omegaconf import OmegaConf
 
     from recap.compose import Refused
-    from recap.nodes import keyed, section
+    from recap.compose.nodes import keyed, section
 
     settings: dict[str, Any] = OmegaConf.to_container(cfg.convert, resolve=True)  # pyright: ignore[reportAssignmentType]
     settings.pop("download", None)  # stands in the choice's other paths
@@ -40,7 +40,7 @@ def _convert(cfg: Any) -> None:
     from hydra.utils import instantiate
 
     from recap.compose import Refused
-    from recap.nodes import keyed
+    from recap.compose.nodes import keyed
 
     if faults := list(_faults(cfg.convert)):
         raise Refused(faults)
@@ -61,7 +61,7 @@ def _faults(section: Any) -> Iterator[str]:
     """What is missing and what cannot be, by the values alone."""
     from omegaconf import OmegaConf
 
-    from recap.binding import binding_faults
+    from recap.compose.binding import binding_faults
 
     missing = sorted(key for key in section if OmegaConf.is_missing(section, key))
     yield from (f"convert.{key}: missing" for key in missing)

@@ -79,7 +79,7 @@ def _data(cfg: Any, inputs: list[str] | None) -> ParquetData:
     Raises:
         ValueError: all that keeps them from being read.
     """
-    from recap.nodes import section
+    from recap.compose.nodes import section
 
     data: ParquetData = section(cfg, "train_data")
     dense = data.schema.dense

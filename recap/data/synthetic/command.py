@@ -38,7 +38,7 @@ def _rows_of_splits(rows: int, splits: Mapping[str, float], files: int) -> dict[
 def write_splits(cfg: Any) -> None:
     """Writes every split and prints what a model can reach on it; refuses with its faults."""
     from recap.compose import Refused
-    from recap.nodes import keyed
+    from recap.compose.nodes import keyed
 
     try:
         _write_all(cfg)
@@ -49,7 +49,7 @@ def write_splits(cfg: Any) -> None:
 def _write_all(cfg: Any) -> None:
     from omegaconf import OmegaConf
 
-    from recap.nodes import section
+    from recap.compose.nodes import section
 
     schema = section(cfg, "train_data.seg_dense_schema")
     settings: dict[str, Any] = OmegaConf.to_container(cfg.synthetic, resolve=True)  # pyright: ignore[reportAssignmentType]

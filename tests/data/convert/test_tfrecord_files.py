@@ -19,13 +19,13 @@ from filelock import FileLock
 from tf_examples import Listed, example, tfrecord
 
 from recap.compose import compose
+from recap.compose.nodes import section
 from recap.data.convert import tfrecord_files
 from recap.data.convert.segdense import Feature, read_segdense
 from recap.data.convert.tfrecord_files import TFRecordReport, convert_tfrecords
 from recap.data.files import DataError
 from recap.data.layout import LayoutWriter
 from recap.data.parquet import ParquetData
-from recap.nodes import section
 from recap.schema import Dense, Schema
 
 ROOT = Path(__file__).parents[3]

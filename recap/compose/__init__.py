@@ -1,8 +1,8 @@
 """Hydra's composition with three additions.
 
-Rows are filled from their templates, see ``recap.templates``; what an experiment states for another
-choice of optimizer, schedule or model part than the one made is set aside, see ``recap.choices``;
-and what cannot be meant is refused with the nearest right name.
+Rows are filled from their ``templates``; what an experiment states for another choice of optimizer,
+schedule or model part than the one made is set aside by ``choices``; and what cannot be meant is
+refused with the nearest right name.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from hydra.errors import CompactHydraException
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from recap.choices import set_aside
+from recap.compose.choices import set_aside
+from recap.compose.run_config import read_config
+from recap.compose.templates import fill_templates
+from recap.compose.without_effect import overrides_without_effect, schedule_faults
 from recap.nearest import nearest
-from recap.run_config import read_config
-from recap.templates import fill_templates
-from recap.without_effect import overrides_without_effect, schedule_faults
 
-_HERE = Path(__file__).resolve().parent
+_HERE = Path(__file__).resolve().parents[1]
 # an installed wheel holds the YAML files inside the package, a checkout beside it
 CONF = _HERE / "conf" if (_HERE / "conf").is_dir() else _HERE.parent / "conf"
 SECTIONS = ("training", "model", "train_data", "validation_data", "optimizer", "tracking")
@@ -95,7 +95,7 @@ def hydra_command(
             sys.argv = _arranged(sys.argv)
             return from_command_line()
 
-        setattr(main, "runs", function)  # what a job runs, see recap.frozen
+        setattr(main, "runs", function)  # what a job runs, see recap.compose.frozen
         return main
 
     return command

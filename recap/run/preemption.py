@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from recap import scheduler
 from recap.compose import Refused
 from recap.distributed import Ranks
-from recap.margin import Margin
+from recap.run.margin import Margin
 from recap.signals import Stopped, stop_signals
 
 log = logging.getLogger(__name__)

@@ -7,8 +7,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from recap.compose.templates import SCHEDULE
 from recap.nearest import nearest
-from recap.templates import SCHEDULE
 
 
 def schedule_faults(schedule: dict[str, Any]) -> list[str]:

@@ -11,7 +11,7 @@ import hydra
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
-from recap.binding import binding_faults, completed
+from recap.compose.binding import binding_faults, completed
 
 _SETTINGS = "_settings_"  # of a partial node, one level further down than the user wrote them
 

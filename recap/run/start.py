@@ -10,7 +10,7 @@ from pathlib import Path
 from recap import checkpoint
 from recap.compose import Refused
 from recap.experiment import Experiment
-from recap.warm_start import initial_weights
+from recap.run.warm_start import initial_weights
 from recap.weight_files import WeightFileError
 
 log = logging.getLogger(__name__)

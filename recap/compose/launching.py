@@ -20,9 +20,8 @@ from hydra.errors import CompactHydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from recap import frozen
-from recap.binding import any_at, binding_faults
-from recap.compose import Refused
+from recap.compose import Refused, frozen
+from recap.compose.binding import any_at, binding_faults
 from recap.launcher import local, slurm, snapshot
 from recap.launcher.devices import share
 from recap.launcher.settings import JobSettings, LocalSettings, SlurmSettings

@@ -78,7 +78,7 @@ def run(folder: str, index: int) -> Any:
         module = importlib.import_module(submission.module)
         print(
             f"job {task.job_id}, rank {task.rank} of {submission.num_tasks} on {platform.node()}: "
-            f"{submission.config_file(index)}, code of {Path(__file__).resolve().parent}",
+            f"{submission.config_file(index)}, code of {Path(__file__).resolve().parents[1]}",
             flush=True,
         )
         command = getattr(module, submission.function)

@@ -15,7 +15,7 @@ from hydra.core.default_element import ResultDefault
 from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig, OmegaConf
 
-from recap.templates import SCHEDULE
+from recap.compose.templates import SCHEDULE
 
 
 def set_aside(cfg: DictConfig, default: ResultDefault, repo: IConfigRepository) -> None:

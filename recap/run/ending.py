@@ -12,8 +12,8 @@ from typing import Protocol
 from omegaconf import DictConfig
 
 from recap import outcome
+from recap.compose.run_config import config_digest
 from recap.outcome import Outcome
-from recap.run_config import config_digest
 
 log = logging.getLogger(__name__)
 

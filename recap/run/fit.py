@@ -18,19 +18,19 @@ from torch.nn.utils import clip_grad_norm_
 import recap
 from recap.batch import Batch
 from recap.checkpoint import Checkpoints, training_state
+from recap.compose.run_config import CONFIG_FILE
 from recap.console import Progress
 from recap.distributed import Ranks, refuse_failures
-from recap.divergence import LossWindow, refuse_divergence
 from recap.evaluate import Results, evaluate, flat, objective
 from recap.experiment import Experiment
-from recap.margin import Margin
 from recap.optimizer import set_learning_rates
-from recap.parallel import unsynchronised
-from recap.run_config import CONFIG_FILE
+from recap.run.divergence import LossWindow, refuse_divergence
+from recap.run.margin import Margin
+from recap.run.parallel import unsynchronised
+from recap.run.split import clip
+from recap.run.start import DATA, LONGEST_STEP, Place
 from recap.search.trial import Pruning
 from recap.signals import Stopped, stop_signals
-from recap.split import clip
-from recap.start import DATA, LONGEST_STEP, Place
 from recap.tracking import Run
 from recap.tracking.provenance import checkout, metadata_version
 
