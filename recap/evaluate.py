@@ -5,6 +5,11 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the slow imports: a scheduler's warning may come meanwhile
+    from recap.signals import hold_warnings
+
+    hold_warnings()
+
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import closing

@@ -25,6 +25,8 @@ from recap.distributed import ALONE, Ranks
 from recap.evaluate import Results, evaluate, flat, shown
 from recap.experiment import Parts, assemble, for_other_devices, refuse_together, told_once
 from recap.run.connected import connected, told_plainly
+from recap.run.preemption import preemptible
+from recap.signals import Stopped, stop_signals
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +68,7 @@ def evaluate_run(cfg: DictConfig, overrides: Sequence[str] = ()) -> Results:
     measured, all but those of partitions that were added.
 
     Raises:
+        Stopped: after Ctrl-C, SIGTERM or a scheduler's signal.
         Refused: a run that is not there, has no such checkpoint or another architecture, and what
             ``recap.experiment.assemble`` finds.
         LastStepNotReached: while following, ``training.eval_timeout_in_s`` passed without a
@@ -74,11 +77,13 @@ def evaluate_run(cfg: DictConfig, overrides: Sequence[str] = ()) -> Results:
     """
     if OmegaConf.is_missing(cfg, "run"):
         raise Refused([NO_RUN])
-    with connected(cfg) as ranks:
-        return _evaluate_run(cfg, overrides, ranks)
+    with connected(cfg) as ranks, preemptible(ranks), stop_signals() as signals:
+        return _evaluate_run(cfg, overrides, ranks, signals)
 
 
-def _evaluate_run(cfg: DictConfig, overrides: Sequence[str], ranks: Ranks) -> Results:
+def _evaluate_run(
+    cfg: DictConfig, overrides: Sequence[str], ranks: Ranks, signals: Sequence[int]
+) -> Results:
     parts, faults = _assembled(cfg, ranks=ranks)
     refuse_together(faults, ranks)
     assert parts.training is not None
@@ -89,8 +94,8 @@ def _evaluate_run(cfg: DictConfig, overrides: Sequence[str], ranks: Ranks) -> Re
     run_dir = Path(cfg.run).absolute()
     results: Results = {}
     checkpoints = _checkpoints(run_dir, cfg.checkpoint, cfg.follow, parts)
-    for step, folder in _everywhere(checkpoints, ranks):
-        if (measured := _measured(folder, parts, ranks)) is None:
+    for step, folder in _everywhere(checkpoints, ranks, signals):
+        if not (measured := _measured(folder, parts, ranks, signals)):
             continue
         results = measured
         log.info("\n%s, step %d\n\n%s\n", run_dir, step, metrics_table(shown(results)))
@@ -101,12 +106,18 @@ def _evaluate_run(cfg: DictConfig, overrides: Sequence[str], ranks: Ranks) -> Re
 
 
 def _everywhere(
-    checkpoints: Iterator[tuple[int, Path] | None], ranks: Ranks
+    checkpoints: Iterator[tuple[int, Path] | None], ranks: Ranks, signals: Sequence[int]
 ) -> Iterator[tuple[int, Path]]:
-    """What rank 0 finds, on all ranks; None is a sign that it is still looking."""
+    """What rank 0 finds, on all ranks; None is a sign that it is still looking.
+
+    Raises:
+        Stopped: a signal came to any rank.
+    """
     there = True
     while there:
         found = None
+        if came := ranks.most(max(signals, default=0)):
+            raise Stopped(came)
         with ranks.together():
             if ranks.first:
                 there, found = next(((True, found) for found in checkpoints), (False, None))
@@ -180,8 +191,8 @@ def _checkpoints(
             yield None
 
 
-def _measured(folder: Path, parts: Parts, ranks: Ranks) -> Results | None:
-    """The metrics of a checkpoint; None if it was pruned before it was read."""
+def _measured(folder: Path, parts: Parts, ranks: Ranks, signals: Sequence[int]) -> Results | None:
+    """The metrics of a checkpoint; None if it was pruned before, empty if a signal came."""
     assert parts.ranker is not None
     assert parts.training is not None
     weights = None
@@ -199,7 +210,7 @@ def _measured(folder: Path, parts: Parts, ranks: Ranks) -> Results | None:
         checkpoint.restore_model(weights, parts.ranker)
     except checkpoint.CheckpointError as error:
         raise Refused([f"{folder}: {error}"]) from error
-    return evaluate(parts.ranker, parts.validation_data, parts.training, ranks=ranks)
+    return evaluate(parts.ranker, parts.validation_data, parts.training, signals, ranks)
 
 
 def _record(

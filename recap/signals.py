@@ -17,11 +17,11 @@ _listening: list[list[signal.Signals]] = []  # to at most one: what has come to 
 
 
 class Stopped(KeyboardInterrupt):
-    """A run that a signal ended, behind a checkpoint of its last step."""
+    """A command that a signal ended; a training, behind a checkpoint of its last ``step``."""
 
-    def __init__(self, came: int, step: int) -> None:
-        name = signal.Signals(came).name
-        super().__init__(f"{name} came; step {step} is saved, the same command continues")
+    def __init__(self, came: int, step: int | None = None) -> None:
+        saved = "" if step is None else f"step {step} is saved, "
+        super().__init__(f"{signal.Signals(came).name} came; {saved}the same command continues")
         self.came = signal.Signals(came)
         self.exit_code = 128 + came  # as a shell reports a process that a signal ended
 

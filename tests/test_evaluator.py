@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from mlflow import MlflowClient
 from omegaconf import OmegaConf
+from ranks import started
 from tiny import ENVIRONMENT, HERE, Tiny
 
 from recap import checkpoint
@@ -327,3 +329,15 @@ def test_metrics_are_added_to_the_runs_record_and_its_outcome_stays(
     ):
         evaluated(tiny, "checkpoint=4")
     evaluated(tiny, "checkpoint=4", "tracking=none")
+
+
+def test_a_follower_that_is_stopped_leaves_at_once_and_says_so(tiny: Tiny):
+    tiny.train("training.num_train_steps=2", "training.checkpoint_every_n=2")
+    command = [sys.executable, "-m", "recap.evaluate", f"run={tiny.root / 'run'}", "follow=true"]
+    with started([*command, "training.num_train_steps=9"], 1, tiny.root) as (follower,):
+        assert follower.stdout is not None
+        assert any("step 2" in line for line in follower.stdout)
+        follower.send_signal(signal.SIGTERM)
+        rest = follower.communicate(timeout=60)[0]
+    assert "SIGTERM came; the same command continues" in rest
+    assert follower.returncode == 128 + signal.SIGTERM

@@ -58,11 +58,11 @@ def told_plainly(*, at_once: str = "stopped") -> Iterator[None]:
     """
     try:
         yield
-    except (CompactHydraException, OtherRankFailed) as error:
+    except (CompactHydraException, CheckpointError, OtherRankFailed) as error:
         if launched().rank > 0:
             raise SystemExit(1) from None
         raise CompactHydraException(str(error)) from error
-    except (DataError, CheckpointError, ConnectionError) as error:
+    except (DataError, ConnectionError) as error:
         raise CompactHydraException(str(error)) from error
     except Stopped as stopped:
         log.info("%s", stopped)

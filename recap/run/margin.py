@@ -22,8 +22,8 @@ class Margin:
 
     @property
     def needed_s(self) -> float:
-        """Seconds from a signal to a checkpoint, as far as they were measured."""
-        return self.longest_step_s + self.save_s
+        """Seconds from a signal to a checkpoint: a step, a save on its way, and one more."""
+        return self.longest_step_s + 2 * self.save_s
 
     def recall(self, *, longest_step_s: float, save_s: float) -> None:
         """What was measured before the run was stopped."""
@@ -48,11 +48,12 @@ class Margin:
         if self.needed_s >= 2 * self._warned_of_s:
             self._warned_of_s = self.needed_s
             log.warning(
-                "a step of %.1f s and a save of %.1f s take longer than the %g s between the "
-                "scheduler's signal and the end of the job: the steps since the last checkpoint "
-                "would be lost; raise launcher.signal_delay_s (--signal=USR2@SECONDS) above %.0f",
+                "a step of %.1f s and two saves of %.1f s (one may be on its way) take longer than "
+                "the %g s between the scheduler's signal and the end of the job: the steps since "
+                "the last checkpoint would be lost; raise launcher.signal_delay_s "
+                "(--signal=USR2@SECONDS) above %.0f",
                 self.longest_step_s,
                 self.save_s,
                 self._delay_s,
-                2 * self.needed_s,
+                self.needed_s,
             )
