@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import nn
@@ -25,12 +26,31 @@ def parallel(
     if ranks.world_size == 1 or not trained:
         return ranker
     DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(ranker, list(split))
-    return DistributedDataParallel(
+    return SameBuckets(
         ranker,
         device_ids=[torch.cuda.current_device()] if device.type == "cuda" else None,
         forward_sync_buffers=False,
         gradient_as_bucket_view=True,
     )
+
+
+class SameBuckets(DistributedDataParallel):
+    """Sums gradients in the same buckets at every step, the first one of a process included.
+
+    torch makes its buckets behind the first step, in the order in which gradients came. Of three
+    ranks or more it depends on a gradient's place in its bucket in which order they are added up,
+    so that a run that was started again would differ from one that was not. Here the order is that
+    of the parameters from the last to the first, about that of the gradients.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.reducer._push_all_rebuilt_params()
+        self.reducer._rebuild_buckets()
+
+    def _build_params_for_reducer(self) -> tuple[list[nn.Parameter], list[bool]]:
+        parameters, sparse = super()._build_params_for_reducer()
+        return parameters[::-1], sparse[::-1]
 
 
 def unsynchronised(module: nn.Module, *, when: bool) -> AbstractContextManager[None]:
