@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -188,7 +188,7 @@ def assemble(cfg: DictConfig, num_ranks: int | None = None, ranks: Ranks = ALONE
     if shapes := list(shape_faults(plain, faults)):
         return Parts(faults + shapes, origins)
     sections = _sections(plain, faults)
-    _list_once(sections, ranks)
+    _list_once(sections, plain["validation_data"], ranks)
     faults += joining_faults(plain, sections)
     faults += rank_faults(sections, num_ranks or launched().world_size)
     parts = Parts(
@@ -267,16 +267,17 @@ def _sections(plain: Mapping[str, Any], faults: list[str]) -> dict[str, Any]:
     return sections
 
 
-def _list_once(sections: Mapping[str, Any], ranks: Ranks) -> None:
+def _list_once(sections: Mapping[str, Any], partitions: Iterable[str], ranks: Ranks) -> None:
     """All ranks read the same files, also if more appear meanwhile, and one asks for their footers.
 
-    Where sections are missing for a fault, they are on all ranks.
+    A section may be missing for a fault on some ranks only: of each of them something is told.
     """
     if ranks.world_size == 1:
         return
-    train_data = [sections["train_data"]] if "train_data" in sections else []
-    for data in [*train_data, *sections["validation_data"].values()]:
-        data.adopt(ranks.told(data.listing if ranks.first else Listing()))
+    for data in (sections.get("train_data"), *map(sections["validation_data"].get, partitions)):
+        told = ranks.told(data.listing if ranks.first and data is not None else Listing())
+        if data is not None:
+            data.adopt(told)
 
 
 @contextmanager

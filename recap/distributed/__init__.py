@@ -6,6 +6,7 @@ A process on its own is world size 1: every method answers at once, and nothing 
 from __future__ import annotations
 
 import os
+import resource
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -33,7 +34,7 @@ class OtherRankFailed(RuntimeError):
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among those of its run. Every method but ``at`` is to be called by all ranks.
+    """This process among those of its run. All ranks call every method but ``at`` and ``alive``.
 
     What they agree on travels by gloo between processors, so that no GPU is waited for, except for
     ``sum_`` of a tensor on a GPU.
@@ -96,6 +97,11 @@ class Ranks:
     def meet(self) -> None:
         """Returns when all ranks have come here."""
         self.most(0)
+
+    @property
+    def world(self) -> dist.ProcessGroup | None:
+        """The group of all ranks, for the main thread; None alone."""
+        return None if self.world_size == 1 else dist.group.WORLD
 
     def group(self) -> dist.ProcessGroup | None:
         """A further group of all ranks between processors, for a thread of its own; None alone."""
@@ -181,7 +187,9 @@ def joined(*, meeting: Path, timeout_s: float, device: str | None = None) -> Ite
         return
     on_gpu = torch.cuda.is_available() and device != "cpu"
     if on_gpu:
-        torch.cuda.set_device(process.local_rank)
+        # a scheduler may show each process its own GPU alone, which is number 0 then
+        torch.cuda.set_device(process.local_rank if torch.cuda.device_count() > 1 else 0)
+    _open_files_as_allowed()
     # the watch ends a run that hangs, and can say where; a collective's own end comes behind it
     patience = timedelta(seconds=timeout_s + 60)
     by_folder = process.job is not None and "MASTER_ADDR" not in os.environ
@@ -200,6 +208,15 @@ def joined(*, meeting: Path, timeout_s: float, device: str | None = None) -> Ite
         raise  # without a goodbye to the others, who may never come to it
     watch.close()
     dist.destroy_process_group()
+
+
+def _open_files_as_allowed() -> None:
+    """Raises this process's limit of open files to what it may have at most.
+
+    Each group of ranks opens two for every other rank, and 1024, a common limit, is soon reached.
+    """
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _met(meeting: Path, process: Launched, patience: timedelta) -> dist.TCPStore:

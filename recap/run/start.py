@@ -54,7 +54,7 @@ def restored(experiment: Experiment, *, set_aside: bool = False) -> Place | None
     key = "save_dir"
     try:
         sound = checkpoint.newest_sound(
-            experiment.save_dir, experiment.ranks.group(), set_aside=set_aside
+            experiment.save_dir, experiment.ranks.world, set_aside=set_aside
         )
         if sound is not None:
             _compare_data(experiment, sound)
