@@ -6,10 +6,11 @@ Jobs are found by the records that are kept with their runs, below the folder ``
 from __future__ import annotations
 
 import argparse
+import contextlib
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from recap.launcher import local, slurm
@@ -84,6 +85,21 @@ def _list(root: Path) -> None:
         print("  ".join([*cells, row[3]]))
         if log:
             print(f"  {log}")
+    _close({row[0].folder.parent.parent: row[0] for row in rows})
+
+
+def _close(places: Mapping[Path, Submission]) -> None:
+    """Closes the runs of sweeps whose last job was killed, so that it could not do it itself."""
+    for place, submission in places.items():
+        if not (place / "points.json").exists():
+            continue
+        from recap.compose.frozen import thawed  # seconds, for mlflow
+        from recap.sweep.closing import close_if_over
+
+        with contextlib.chdir(submission.cwd):  # what its tracking's folder is relative to
+            status = close_if_over(place.absolute(), thawed(submission.config_file(0)))
+        if status:
+            print(f"{_shown(place)}: all jobs are over; the sweep is recorded as {status}")
 
 
 def _row(job: Job, state: State) -> tuple[str, str, str, str]:

@@ -38,6 +38,7 @@ from recap.run.preemption import preemptible
 from recap.run.split import record
 from recap.run.start import pace, start
 from recap.search.trial import pruning_of
+from recap.sweep.closing import job_ended
 from recap.tracking.provenance import without_passwords
 
 log = logging.getLogger(__name__)
@@ -167,7 +168,7 @@ def _sweep_dir() -> Path | None:
     return Path(HydraConfig.get().sweep.dir).absolute()
 
 
-@hydra_command("train", check=faults)
+@hydra_command("train", check=faults, ended=job_ended)
 def main(cfg: DictConfig) -> float | None:
     """The command; see ``train``. What a user can mend is printed without a trace, by rank 0."""
     with told_plainly(at_once="stopped at once; only what a checkpoint holds is kept"):

@@ -80,7 +80,7 @@ def below(here: str) -> set[str]:
     if here in PARTS | SERVICES:
         return VOCABULARY | {here}
     if here in COMPOSITION:
-        return VOCABULARY | {"compose", "launcher", "signals"}
+        return VOCABULARY | {"compose", "launcher", "signals", "tracking"}
     return set()
 
 

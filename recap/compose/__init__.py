@@ -59,6 +59,7 @@ def hydra_command(
     config_name: str,
     *,
     check: Callable[[DictConfig, int], list[str]] | None = None,
+    ended: Callable[[DictConfig, BaseException | None], None] | None = None,
     queued: bool = True,
 ) -> Callable[[Callable[[DictConfig], Any]], Callable[..., Any]]:
     """Decorator: a function of the config composed from ``<config_name>.yaml`` is a command.
@@ -68,6 +69,7 @@ def hydra_command(
     Args:
         config_name: the primary config.
         check: what is wrong with a config for so many ranks, told before a job is queued.
+        ended: called by rank 0 of a job as it ends, with its config and the error it ends by.
         queued: false for a command that runs where it is typed, whatever the launcher.
     """
 
@@ -96,6 +98,7 @@ def hydra_command(
             return from_command_line()
 
         setattr(main, "runs", function)  # what a job runs, see recap.compose.frozen
+        setattr(main, "ended", ended)
         return main
 
     return command

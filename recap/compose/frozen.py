@@ -24,9 +24,11 @@ from hydra.core.utils import JobRuntime, run_job, setup_globals
 from hydra.types import HydraContext, RunMode
 from omegaconf import Container, DictConfig, OmegaConf, flag_override, open_dict
 
-from recap.launcher.ends import recorded, this_task
+from recap.launcher.ends import Task, recorded, this_task
 from recap.launcher.submission import read_submission
 from recap.signals import hold_warnings
+
+log = logging.getLogger(__name__)
 
 
 def freeze(config: DictConfig, path: Path) -> None:
@@ -82,7 +84,13 @@ def run(folder: str, index: int) -> Any:
             flush=True,
         )
         command = getattr(module, submission.function)
-        returned[0] = _run(thawed(submission.config_file(index)), command.runs)
+        config = thawed(submission.config_file(index))
+        try:
+            returned[0] = _run(config, command.runs)
+        except BaseException as error:
+            _ended(command, config, task, error)
+            raise
+        _ended(command, config, task, None)
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # too late to warn
     return returned[0]
 
@@ -111,6 +119,15 @@ def _run(config: DictConfig, function: Any) -> Any:
         return done.return_value
     finally:
         Singleton.instance(HydraConfig).cfg = None
+
+
+def _ended(command: Any, config: DictConfig, task: Task, error: BaseException | None) -> None:
+    if task.rank != 0 or command.ended is None:
+        return
+    try:
+        command.ended(config, error)
+    except Exception:  # it is about others, and hides no error of the run
+        log.warning("after the end of job %s", task.job_id, exc_info=True)
 
 
 def _settle(config: DictConfig) -> None:

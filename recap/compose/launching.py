@@ -5,12 +5,9 @@ The configs are checked and frozen, the jobs submitted and, unless ``launcher.de
 
 from __future__ import annotations
 
-import os
-import shutil
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +19,28 @@ from omegaconf import DictConfig, OmegaConf
 
 from recap.compose import Refused, frozen
 from recap.compose.binding import any_at, binding_faults
-from recap.launcher import local, slurm, snapshot
+from recap.compose.submitting import preview, run_dir, submit
 from recap.launcher.devices import share
 from recap.launcher.settings import JobSettings, LocalSettings, SlurmSettings
 from recap.launcher.states import states
-from recap.launcher.submission import Job, Submission, new_folder, now, submissions_of
-from recap.launcher.waiting import Found, Outcome, told, wait
+from recap.launcher.submission import submissions_of
+from recap.launcher.waiting import Found, Left, Outcome, told, wait
 
+SWEEPERS = "hydra_plugins.recap_plugins.sweeper."  # where recap's own are
 KINDS: Mapping[str, type[JobSettings]] = {"slurm": SlurmSettings, "local": LocalSettings}
 
 
 class JobFailed(CompactHydraException):
-    """A job that did not end well; the message says which, where its log is and what it says."""
+    """A job that did not end well; the message says which, where its log is and what it says.
+
+    Args:
+        message: all of that.
+        where: the job, its state and its log, for a message of the run's own.
+    """
+
+    def __init__(self, message: str, where: str) -> None:
+        super().__init__(message)
+        self.where = where
 
 
 def launch_one(kind: str, function: Any, config: DictConfig) -> Any:
@@ -48,7 +55,7 @@ def launch_one(kind: str, function: Any, config: DictConfig) -> Any:
         Refused: a config or settings at fault, or SLURM does not take the job; nothing is queued.
         JobFailed: the job did not end well.
     """
-    [done] = _launch(kind, function, config, [config], _run_dir(config))
+    [done] = _launch(kind, function, config, [config], run_dir(config))
     if done.status == JobStatus.FAILED:
         raise done._return_value  # Hydra's own return_value prints before it raises
     return done.return_value
@@ -60,7 +67,12 @@ def launch_sweep(
     """Queues the jobs of a sweep, several as one array; see ``launch_one``.
 
     The return of one that did not end well raises JobFailed, that of one left in the queue is of
-    status UNKNOWN.
+    status UNKNOWN. A config at fault keeps no other from the queue: all faults are told before
+    anything is queued, and the return of such a config raises Refused.
+
+    Raises:
+        Refused: settings at fault, or SLURM does not take the jobs; nothing is queued.
+        Left: Ctrl-C while waiting.
     """
     configure_log(master.hydra.hydra_logging, master.hydra.verbose)
     for number, config in enumerate(configs):
@@ -97,44 +109,77 @@ def settings_of(kind: str, plain: Mapping[str, Any]) -> JobSettings:
 def _launch(
     kind: str, function: Any, master: DictConfig, configs: Sequence[DictConfig], place: Path
 ) -> list[JobReturn]:
-    """Checks and queues the configs, all or none; records are kept below ``place``.
+    """Checks the configs and queues those without faults; records are kept below ``place``.
 
-    What is in the queue already, the same command with the same config, is not queued again but
-    waited for.
+    Without a sweep a fault of the one config is raised.
     """
     plain: Any = OmegaConf.to_container(master.hydra.launcher, resolve=True)
     try:
         settings, faults = settings_of(kind, plain), []
     except Refused as refused:
         settings, faults = LocalSettings(check=plain.get("check") is not False), refused.faults
-    if settings.check:
-        faults = [*faults, *_config_faults(function, configs, settings.num_tasks)]
-    module = _module(function)
-    if faults:
-        raise Refused(faults)
-    queued = _queued_before(module, configs, place)
+    found = _config_faults(function, configs, settings.num_tasks) if settings.check else {}
+    command = (_module(function), function.__name__)
+    if faults or (found and master.hydra.mode != RunMode.MULTIRUN):
+        raise Refused([*faults, *_told_faults(found, configs)])
+    if found:
+        print("\n".join(["not queued:", *_told_faults(found, configs)]), flush=True)
+    refused_at = {index for indices in found.values() for index in indices}
+    taken = [config for index, config in enumerate(configs) if index not in refused_at]
+    try:
+        returned, left = _queue(kind, command, settings, master, taken, place), None
+    except Left as error:
+        returned, left = error.returned, error
+    rest = iter(returned)
+    every = [
+        _refused(config, [fault for fault, indices in found.items() if index in indices])
+        if index in refused_at
+        else next(rest)
+        for index, config in enumerate(configs)
+    ]
+    if left is not None:
+        raise Left(128 + signal.SIGINT, every)
+    return every
+
+
+def _queue(
+    kind: str,
+    command: tuple[str, str],
+    settings: JobSettings,
+    master: DictConfig,
+    configs: Sequence[DictConfig],
+    place: Path,
+) -> Sequence[JobReturn]:
+    """Queues the configs, all or none, and waits for their jobs.
+
+    What is in the queue already, the same command with the same config, is not queued again but
+    waited for.
+    """
+    queued = _queued_before(command[0], configs, place)
     new = [index for index in range(len(configs)) if index not in queued]
     new_configs = [configs[index] for index in new]
     name = f"recap-{master.hydra.job.name}"
     if settings.preview:
-        print(_preview(settings, name, new_configs, place) if new else "nothing to submit")
+        print(preview(settings, name, new_configs, place) if new else "nothing to submit")
         return [_InQueue(overrides=_overrides(config)) for config in configs]
     if queued:
         print("queued before:")
         print(told(queued.values()), flush=True)
     if new:
-        command = (module, function.__name__)
-        submission = _submitted(kind, command, settings, name, new_configs, place)
+        submission = submit(kind, command, settings, name, new_configs, place)
         print(told([(submission, job) for job in submission.jobs]), flush=True)
         queued |= {i: (submission, job) for i, job in zip(new, submission.jobs, strict=True)}
-    if settings.detach:
-        return [_InQueue(overrides=_overrides(config)) for config in configs]
+    in_queue = [_InQueue(overrides=_overrides(config)) for config in configs]
+    if settings.detach or not configs:
+        return in_queue
     try:
         outcomes = wait([queued[index] for index in range(len(configs))])
     except KeyboardInterrupt:  # who waits has gone, nothing has failed
-        raise SystemExit(128 + signal.SIGINT) from None
+        raise Left(128 + signal.SIGINT, in_queue) from None
     failed = [outcome for outcome in outcomes if not outcome.well]
-    if failed and len(outcomes) > 1:  # a sweeper tells no more than the first of them
+    # recap's sweepers tell it in their table, others no more than the first of them
+    told_later = str(master.hydra.sweeper._target_).startswith(SWEEPERS)
+    if failed and len(outcomes) > 1 and not told_later:
         print(f"{len(failed)} of {len(outcomes)} jobs did not end well:")
         print("\n".join(_told_failure(outcome) for outcome in failed), flush=True)
     return [_returned(*pair) for pair in zip(configs, outcomes, strict=True)]
@@ -156,14 +201,26 @@ class _InQueue(JobReturn):
 def _returned(config: DictConfig, outcome: Outcome) -> JobReturn:
     done = JobReturn(overrides=_overrides(config))
     done.status = JobStatus.COMPLETED if outcome.well else JobStatus.FAILED
-    done.return_value = outcome.value if outcome.well else JobFailed(_told_failure(outcome))
+    done.return_value = outcome.value
+    if not outcome.well:
+        done.return_value = JobFailed(_told_failure(outcome), _where(outcome))
+    return done
+
+
+def _refused(config: DictConfig, faults: list[str]) -> JobReturn:
+    done = JobReturn(overrides=_overrides(config))
+    done.status = JobStatus.FAILED
+    done.return_value = Refused(faults)
     return done
 
 
 def _told_failure(outcome: Outcome) -> str:
-    job = outcome.job
     error = [f"  {line}" for line in (outcome.error or "").splitlines()]
-    return "\n".join([f"{job.run_dir}: job {job.id} {outcome.state}, {outcome.log}", *error])
+    return "\n".join([f"{outcome.job.run_dir}: {_where(outcome)}", *error])
+
+
+def _where(outcome: Outcome) -> str:
+    return f"job {outcome.job.id} {outcome.state}, {outcome.log}"
 
 
 def _overrides(config: DictConfig) -> list[str]:
@@ -181,86 +238,40 @@ def _queued_before(module: str, configs: Sequence[DictConfig], place: Path) -> d
             if found[job.id].final:
                 continue
             for index, config in enumerate(configs):
-                same_run = job.run_dir == str(_run_dir(config))
+                same_run = job.run_dir == str(run_dir(config))
                 if same_run and not frozen.differs(config, submission.config_file(number)):
                     queued.setdefault(index, (submission, job))
     return queued
 
 
-def _config_faults(function: Any, configs: Sequence[DictConfig], num_ranks: int) -> list[str]:
-    """What the command finds wrong with its configs, each told once with the jobs it is of."""
+def _config_faults(
+    function: Any, configs: Sequence[DictConfig], num_ranks: int
+) -> dict[str, list[int]]:
+    """What the command finds wrong with its configs: fault → indices of the configs it is of."""
     check: Callable[[DictConfig, int], list[str]] | None = function.check
     if check is None:
-        return []
-    found: dict[str, list[str]] = {}
+        return {}
+    found: dict[str, list[int]] = {}
     before = HydraConfig.instance().cfg
     try:
-        for config in configs:
+        for index, config in enumerate(configs):
             HydraConfig.instance().set_config(config)
             own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
             for fault in check(own, num_ranks):
-                found.setdefault(fault, []).append(_run_dir(config).name)
+                found.setdefault(fault, []).append(index)
     finally:
         HydraConfig.instance().cfg = before
+    return found
+
+
+def _told_faults(found: Mapping[str, list[int]], configs: Sequence[DictConfig]) -> list[str]:
+    """Each fault once, with the folders' names of the runs it is of, unless it is of all."""
     return [
-        fault if len(names) == len(configs) else f"{fault} ({', '.join(names)})"
-        for fault, names in found.items()
+        fault
+        if len(indices) == len(configs)
+        else f"{fault} ({', '.join(run_dir(configs[index]).name for index in indices)})"
+        for fault, indices in found.items()
     ]
-
-
-def _submitted(
-    kind: str,
-    command: tuple[str, str],
-    settings: JobSettings,
-    name: str,
-    configs: Sequence[DictConfig],
-    place: Path,
-) -> Submission:
-    folder = new_folder(place)
-    submission = Submission(
-        folder,
-        launcher=kind,
-        module=command[0],
-        function=command[1],
-        argv=list(sys.argv),
-        cwd=os.getcwd(),
-        num_tasks=settings.num_tasks,
-        jobs=[Job("", _run_dir(config).name, str(_run_dir(config))) for config in configs],
-        submitted=now(),
-        settings=asdict(settings),
-    )
-    for index, config in enumerate(configs):
-        frozen.freeze(config, submission.config_file(index))
-    environment = {}
-    if settings.snapshot:
-        submission = replace(submission, code=str(folder / "code"))
-        packages = _packages(configs) | {command[0].split(".")[0], "recap"}
-        snapshot.copy(folder / "code", packages)
-        environment = snapshot.environment(folder / "code")
-    submission.write()
-    arguments = [(str(folder), index) for index in range(len(configs))]
-    try:
-        if isinstance(settings, SlurmSettings):
-            ids = slurm.submit(folder, settings, name, arguments, frozen.run, environment)
-        else:
-            assert isinstance(settings, LocalSettings)
-            ids = local.submit(folder, settings, arguments, frozen.run, environment)
-    except slurm.SubmissionError as error:
-        shutil.rmtree(folder)
-        raise Refused([str(error)]) from error
-    jobs = [replace(job, id=job_id) for job, job_id in zip(submission.jobs, ids, strict=True)]
-    submission = replace(submission, jobs=jobs)
-    submission.write()
-    return submission
-
-
-def _preview(settings: JobSettings, name: str, configs: Sequence[DictConfig], place: Path) -> str:
-    folder = place / "jobs" / "NEW"
-    environment = snapshot.environment(folder / "code") if settings.snapshot else {}
-    if isinstance(settings, SlurmSettings):
-        return slurm.script(folder, settings, name, len(configs), environment)
-    assert isinstance(settings, LocalSettings)
-    return local.plan(settings, [str(_run_dir(config)) for config in configs])
 
 
 def _module(function: Any) -> str:
@@ -273,26 +284,3 @@ def _module(function: Any) -> str:
             [f"{sys.argv[0]}: is run as a file, which a job cannot import; run it as python -m"]
         )
     return spec.name
-
-
-def _run_dir(config: DictConfig) -> Path:
-    """The folder of a run, absolute; of a command that has none, one that is named after it."""
-    own = f"runs/{config.hydra.job.name}"
-    if config.hydra.mode == RunMode.MULTIRUN:
-        own = f"{config.hydra.sweep.dir}/{config.hydra.sweep.subdir}"
-    return Path(OmegaConf.select(config, "training.save_dir") or own).absolute()
-
-
-def _packages(configs: Sequence[DictConfig]) -> set[str]:
-    """The packages that the configs name as targets."""
-    return {
-        str(value).split(".")[0]
-        for config in configs
-        for value in _targets(OmegaConf.to_container(config, resolve=False))
-    }
-
-
-def _targets(node: Any) -> list[Any]:
-    inner = node.values() if isinstance(node, dict) else node if isinstance(node, list) else []
-    own = [node["_target_"]] if isinstance(node, dict) and "_target_" in node else []
-    return own + [target for value in inner for target in _targets(value)]

@@ -19,6 +19,19 @@ FIRST_POLL_S, LONGEST_POLL_S = 0.5, 10.0
 Found = tuple[Submission, Job]
 
 
+class Left(SystemExit):
+    """Ctrl-C while jobs were waited for: they go on.
+
+    Args:
+        code: of the process that leaves.
+        returned: what the launcher would return of jobs that it does not wait for.
+    """
+
+    def __init__(self, code: int, returned: Sequence[Any]) -> None:
+        super().__init__(code)
+        self.returned = returned
+
+
 @dataclass(frozen=True)
 class Outcome:
     """How a job ended."""
@@ -79,7 +92,7 @@ def wait(jobs: Sequence[Found]) -> list[Outcome]:
             poll_s = FIRST_POLL_S if changed else min(LONGEST_POLL_S, 1.2 * poll_s)
             time.sleep(poll_s)
     except KeyboardInterrupt:
-        print(f"\nThe jobs go on.\n{told(jobs)}", flush=True)
+        print(f"\nThe jobs go on; the same command waits for them again.\n{told(jobs)}", flush=True)
         raise
 
 

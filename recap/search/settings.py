@@ -69,6 +69,11 @@ class Search:
                 f"{PLACE}.direction=null: training.objective={objective} has no better side of "
                 "its own; write minimize or maximize"
             )
+        if OmegaConf.select(config, "hydra.launcher.preview"):
+            faults.append(
+                "hydra.launcher.preview=true: what a search runs follows from its results; to see "
+                "a trial's batch script, write --preview with one point and without -m"
+            )
         if OmegaConf.select(config, "hydra.launcher.detach"):
             faults.append(
                 "hydra.launcher.detach=true: a search waits for the results of its trials; run it "

@@ -19,12 +19,13 @@ from optuna.trial import FrozenTrial, TrialState
 
 from recap.compose import Refused
 from recap.compose.run_config import config_digest
+from recap.launcher.waiting import Left
 from recap.outcome import Outcome
 from recap.search.settings import Search
 from recap.search.space import ends, job_overrides, split
 from recap.search.study import OUTCOME, asked, opened, trial_of
 from recap.search.trial import write_trial
-from recap.sweep.grid import record
+from recap.sweep.closing import record
 from recap.sweep.parent import Parent, sweep_run
 from recap.sweep.points import Point, composed, launched
 from recap.sweep.table import sweep_table
@@ -51,7 +52,8 @@ def sweep(
 
     A trial that fails by an error stops no other, and has no result: started again, the search
     draws another in its place. One that was running when the search died is run again in its
-    folder, where it goes on from its checkpoint.
+    folder, where it goes on from its checkpoint, and one whose job is in a queue is waited for.
+    After Ctrl-C its run is KILLED, also where jobs of trials go on: it draws no further one.
 
     Raises:
         Refused: before anything is run; see ``recap.search.space.split`` and ``search_faults``.
@@ -70,7 +72,10 @@ def sweep(
         )
         _refuse_other_study(study, config, space, sweep_dir, search)
         trials = Trials(config, loader, launcher, study, fixed, sweep_dir, search, parent)
-        trials.run(space)
+        try:
+            trials.run(space)
+        except Left as left:  # its trials go on, but nobody draws the next
+            raise SystemExit(left.code) from None
         results = trials.results()
         objective, wanted = config.training.objective, search.direction_for(config)
         log.info("\n%s", sweep_table(results, sweep_dir, objective, wanted))
@@ -159,16 +164,10 @@ class Trials:
             self._tell(trials[number], point, came_to)
 
     def _launch(self, points: Mapping[int, Point]) -> dict[int, tuple[Point, Outcome | None]]:
-        """What the points come to; a launcher that refuses one takes the others by themselves."""
+        """What the points come to."""
         if not points:
             return {}
-        try:
-            outcomes = launched(self.launcher, list(points.values()), self._launched)
-        except Refused as error:
-            if len(points) > 1:
-                parts = [self._launch({number: point}) for number, point in points.items()]
-                return {number: ended for part in parts for number, ended in part.items()}
-            outcomes = [_failure(str(error))]
+        outcomes = launched(self.launcher, list(points.values()), self._launched)
         self._launched += len(points)
         ended = zip(points.values(), outcomes, strict=True)
         return dict(zip(points, ended, strict=True))

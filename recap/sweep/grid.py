@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,11 +12,13 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig
 
-from recap.compose import Refused
+from recap.compose import LAUNCHERS, Refused
+from recap.launcher.waiting import Left
 from recap.outcome import Outcome
+from recap.sweep.closing import close_if_over, in_queue, keep_points, record
 from recap.sweep.parent import Parent, sweep_run
-from recap.sweep.points import Point, composed, launched
-from recap.sweep.table import Results, best_first, direction, sweep_table
+from recap.sweep.points import Point, came_to, composed, launched
+from recap.sweep.table import direction, sweep_table
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +56,10 @@ def sweep(
 ) -> None:
     """Runs what is missing of the sweep and prints what all points came to, best first.
 
-    A point that fails stops no other.
+    A point that fails stops no other, nor does one whose config is refused: where a launcher queues
+    the points, all faults are told before it does, and the others are queued. Points in its queue
+    already are waited for. With ``launcher.detach``, or after Ctrl-C, the last job closes the
+    sweep's run; see ``recap.sweep.closing``.
 
     Raises:
         Refused: before anything is run; see ``composed`` and ``sweep_run``.
@@ -70,52 +74,61 @@ def sweep(
         missing = [list(point.overrides) for point in points if not point.has_result]
         launcher.launch(missing, initial_job_idx=0)
         return
-    with sweep_run(config) as parent:
-        found: dict[Point, Outcome | None] = {}
-        found |= {point: point.outcome for point in points if point.has_result}
-        num_results = len(found)
-        found |= {point: None for point in points if point not in found and point.is_running}
-        missing = [point for point in points if point not in found]
-        log.info(
-            "%d points, of which %d have a result and %d are running",
-            len(points),
-            num_results,
-            len(points) - num_results - len(missing),
-        )
-        size = max_batch_size or max(1, len(missing))
-        for first in range(0, len(missing), size):
-            batch = missing[first : first + size]
-            found |= dict(zip(batch, launched(launcher, batch, first), strict=True))
-            for point in batch:
-                parent.record_failure(point, found[point], loader)
-        results = {point: found[point] for point in points}
-        objective = config.training.objective
-        wanted = direction(objective) if objective else None
-        sweep_dir = Path(config.hydra.sweep.dir).absolute()
-        log.info("\n%s", sweep_table(results, sweep_dir, objective, wanted))
-        record(parent, results, wanted)
+    sweep_dir = Path(config.hydra.sweep.dir).absolute()
+    try:
+        with sweep_run(config) as parent:
+            _run(config, loader, launcher, points, max_batch_size, parent)
+    finally:
+        close_if_over(sweep_dir, config)  # what ended while this process was about to leave
     if parent.status == "FAILED":
         raise SystemExit(1)
 
 
-def record(parent: Parent, results: Results, wanted: str | None) -> None:
-    """Notes the outcome of a sweep: its status, how many points ended how, the best of them."""
-    statuses = ["not ended" if o is None else o.status for o in results.values()]
-    tags = {
-        f"points.{s.replace(' ', '_')}": str(statuses.count(s)) for s in dict.fromkeys(statuses)
-    }
-    if "not ended" in statuses:
-        parent.status = "RUNNING"
-    elif "failed" in statuses or not {"finished", "pruned"} & set(statuses):
-        parent.status = "FAILED"
-    best = next(iter(best_first(results, wanted)), None)
-    came_to = None if best is None else results[best]
-    if wanted and best and came_to and _measured(came_to):
-        tags |= {"best.overrides": best.told, "best.run": str(best.run_dir)}
-        parent.objective = came_to.objective
-    parent.tags = tags
-
-
-def _measured(came_to: Outcome) -> bool:
-    value = came_to.objective
-    return came_to.status == "finished" and value is not None and math.isfinite(value)
+def _run(
+    config: DictConfig,
+    loader: ConfigLoader,
+    launcher: Launcher,
+    points: Sequence[Point],
+    max_batch_size: int | None,
+    parent: Parent,
+) -> None:
+    sweep_dir = Path(config.hydra.sweep.dir).absolute()
+    keep_points(sweep_dir, points)
+    queued = in_queue(sweep_dir)
+    if str(config.hydra.launcher._target_).startswith(LAUNCHERS):
+        waited_for, elsewhere = queued, set()  # by the launcher, which queues none of them again
+    else:
+        waited_for, elsewhere = set(), queued
+    found: dict[Point, Outcome | None] = {}
+    found |= {point: point.outcome for point in points if point.has_result}
+    num_results = len(found)
+    for point in points:
+        away = point.is_running or point.run_dir in elsewhere
+        if point not in found and away and point.run_dir not in waited_for:
+            found[point] = None
+    missing = [point for point in points if point not in found]
+    log.info(
+        "%d points, of which %d have a result and %d are running",
+        len(points),
+        num_results,
+        len(points) - num_results - len(missing),
+    )
+    size = max_batch_size or max(1, len(missing))
+    for first in range(0, len(missing), size):
+        batch = missing[first : first + size]
+        try:
+            ended, left = launched(launcher, batch, first), None
+        except Left as error:
+            ended, left = came_to(batch, error.returned), error
+        found |= dict(zip(batch, ended, strict=True))
+        for point in batch:
+            parent.record_failure(point, found[point], loader)
+        if left is not None and first + size < len(missing):
+            raise SystemExit(left.code)  # nobody is left who queues the rest
+        if left is not None:
+            raise left
+    results = {point: found[point] for point in points}
+    objective = config.training.objective
+    wanted = direction(objective) if objective else None
+    log.info("\n%s", sweep_table(results, sweep_dir, objective, wanted))
+    record(parent, results, wanted)

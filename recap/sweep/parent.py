@@ -17,12 +17,15 @@ from omegaconf.errors import OmegaConfBaseException
 from recap import outcome
 from recap.compose import Refused, nodes
 from recap.distributed.launched import launched
+from recap.launcher.waiting import Left
 from recap.outcome import Outcome
 from recap.sweep.points import Point
 from recap.tracking import Tracker
 from recap.tracking.provenance import without_passwords
 
 log = logging.getLogger(__name__)
+
+POINTS = "points.json"  # in the folder of a sweep that is open, see recap.sweep.closing
 
 
 class PointFailed(RuntimeError):
@@ -54,28 +57,36 @@ class Parent:
         """
         if came_to is None or came_to.status != "failed" or outcome.read(point.run_dir):
             return
-        point.run_dir.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(point.run_dir / ".lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            return
-        try:
-            outcome.write(point.run_dir, came_to)
-            cfg = loader.load_sweep_config(self.config, list(point.overrides))
-            run = self.tracker.run(
-                point.run_dir,
-                overrides=list(cfg.hydra.overrides.task),
-                config_yaml=config_yaml(cfg),
-                name=point.run_dir.name,
-                parent=Path(self.config.hydra.sweep.dir).absolute(),
-            )
-            with suppress(PointFailed), run:
-                raise PointFailed(came_to.message)
-        except (OSError, ValueError) as error:
-            log.warning("tracking: the failure of %s was not recorded: %s", point.run_dir, error)
-        finally:
-            lock.release()
+        cfg = loader.load_sweep_config(self.config, list(point.overrides))
+        record_failure(cfg, self.tracker, point.run_dir, came_to)
+
+
+def record_failure(cfg: DictConfig, tracker: Tracker, run_dir: Path, came_to: Outcome) -> None:
+    """Records a sweep's run as failed that could not say so itself; ``cfg`` is its job's config.
+
+    Nothing where another process trains in its folder.
+    """
+    run_dir.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(run_dir / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return
+    try:
+        outcome.write(run_dir, came_to)
+        run = tracker.run(
+            run_dir,
+            overrides=list(cfg.hydra.overrides.task),
+            config_yaml=config_yaml(cfg),
+            name=run_dir.name,
+            parent=Path(cfg.hydra.sweep.dir).absolute(),
+        )
+        with suppress(PointFailed), run:
+            raise PointFailed(came_to.message)
+    except (OSError, ValueError) as error:
+        log.warning("tracking: the failure of %s was not recorded: %s", run_dir, error)
+    finally:
+        lock.release()
 
 
 def config_yaml(cfg: DictConfig) -> str:
@@ -93,7 +104,7 @@ def sweep_run(config: DictConfig) -> Iterator[Parent]:
 
     Jobs find the run through the folder: ``tracker.run(…, parent=Path(hydra.sweep.dir))``; its
     database and experiment are there before the first job starts. After an error it is FAILED,
-    after Ctrl-C KILLED, whatever the block has said.
+    after Ctrl-C KILLED, whatever the block has said; RUNNING where its jobs go on.
 
     Raises:
         Refused: another process sweeps here, or the tracking cannot be used.
@@ -137,17 +148,23 @@ def sweep_run(config: DictConfig) -> Iterator[Parent]:
         parent = Parent(config, tracker)
         try:
             yield parent
+        except Left:
+            parent.status = "RUNNING"
+            raise
         except BaseException as error:
             stopped = isinstance(error, KeyboardInterrupt | SystemExit)
             parent.status = "KILLED" if stopped else "FAILED"
             raise
         finally:
-            _close(sweep_dir, parent)
+            close(sweep_dir, parent)
     finally:
         lock.release()
 
 
-def _close(sweep_dir: Path, parent: Parent) -> None:
+def close(sweep_dir: Path, parent: Parent) -> None:
+    """Records the sweep's outcome; only one that is RUNNING stays open for its last job."""
+    if parent.status != "RUNNING":
+        (sweep_dir / POINTS).unlink(missing_ok=True)
     try:
         parent.tracker.close_sweep(
             sweep_dir, status=parent.status, tags=parent.tags, objective=parent.objective

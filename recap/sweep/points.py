@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -114,6 +114,11 @@ def launched(launcher: Launcher, points: Sequence[Point], first: int) -> list[Ou
     for point in points:  # so that what is there afterwards is of this run
         outcome.remove(point.run_dir)
     jobs = launcher.launch([list(point.overrides) for point in points], initial_job_idx=first)
+    return came_to(points, jobs)
+
+
+def came_to(points: Sequence[Point], jobs: Sequence[JobReturn]) -> list[Outcome | None]:
+    """What the points came to whose jobs a launcher has returned; None for one left in a queue."""
     return [_ended(point, job) for point, job in zip(points, jobs, strict=True)]
 
 
@@ -125,7 +130,11 @@ def _ended(point: Point, job: JobReturn) -> Outcome | None:
     if not isinstance(error, CompactHydraException) and isinstance(error, BaseException):
         log.error("%s", point.told, exc_info=error)
     message = outcome.message_of(error) if isinstance(error, BaseException) else str(error)
-    return kept or Outcome(status="failed", config=point.config, message=message)
+    if kept is None:
+        return Outcome(status="failed", config=point.config, message=message)
+    where = getattr(error, "where", "")  # of a job: its log
+    told = [kept.message, where] if kept.status in ("failed", "not finite") else [kept.message]
+    return replace(kept, message="\n".join(filter(None, told)))
 
 
 def _tell_changes(point: Point, cfg: DictConfig) -> None:

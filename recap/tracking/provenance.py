@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import re
 import shlex
@@ -12,6 +13,8 @@ from importlib import metadata
 from pathlib import Path
 
 import recap
+
+CHECKOUT_FILE = "checkout.json"
 
 
 def provenance(run_dir: Path) -> dict[str, str]:
@@ -29,9 +32,12 @@ def provenance(run_dir: Path) -> dict[str, str]:
 def checkout(folder: Path) -> dict[str, str]:
     """``git.commit``, ``git.branch``, ``git.dirty`` of the checkout that holds ``folder``.
 
-    Empty where there is none. A checkout that does not track ``folder`` is somebody else's: recap
-    may be installed in a virtual environment inside it.
+    Of a copy that a launcher made, what stands beside it in ``CHECKOUT_FILE``: the checkout that
+    was copied. Empty where there is none. A checkout that does not track ``folder`` is somebody
+    else's: recap may be installed in a virtual environment inside it.
     """
+    if (kept := folder.parent / CHECKOUT_FILE).exists():
+        return json.loads(kept.read_text())
     commit = _git(folder, "rev-parse", "HEAD")
     if not commit or not _git(folder, "ls-files", "."):
         return {}
