@@ -5,11 +5,14 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run as StoredRun
 from tiny import ENVIRONMENT, HERE, Tiny
 
 from recap import outcome
@@ -77,3 +80,15 @@ def statuses(folder: Path) -> dict[str, str]:
     """What the runs in a sweep's folder came to, by their folders' names."""
     runs = {path.name: outcome.read(path) for path in sorted(folder.iterdir()) if path.is_dir()}
     return {name: "none" if ended is None else ended.status for name, ended in runs.items()}
+
+
+def recorded(root: Path, sweep: str) -> tuple[StoredRun, dict[str | None, StoredRun]]:
+    """The sweep's run and its children by name."""
+    with warnings.catch_warnings():  # see recap.tracking.mlflow
+        warnings.simplefilter("ignore", DeprecationWarning)
+        client = MlflowClient(f"sqlite:///{root}/runs/mlflow.db")
+    run_id = (root / sweep / "mlflow_run_id").read_text().splitlines()[0]
+    parent = client.get_run(run_id)
+    query = f"tags.`mlflow.parentRunId` = '{run_id}'"
+    children = client.search_runs([parent.info.experiment_id], query)
+    return parent, {child.info.run_name: child for child in children}

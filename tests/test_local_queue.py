@@ -25,11 +25,11 @@ LOCAL = "hydra/launcher=submitit_local"
 Found = TypeVar("Found")
 
 
-def wait_for(condition: Callable[[], Found], what: str) -> Found:
+def wait_for(condition: Callable[[], Found], what: str, seconds: float = 60) -> Found:
     """What ``condition`` says as soon as it says anything."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + seconds
     while not (value := condition()):
-        assert time.monotonic() < deadline, f"waited 60 s for {what}"
+        assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
         time.sleep(0.05)
     return value
 

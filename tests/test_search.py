@@ -115,6 +115,11 @@ def test_settings_at_fault_are_refused_before_anything_is_made(
         assert line in printed
     assert swept(tiny, *OPTUNA, RATE, "training.save_dir=x") == 1
     assert "a search names the folders of its trials; hydra.sweep.dir=…" in capsys.readouterr().err
+    launcher = ("hydra/launcher=submitit_local", "launcher.detach=true", "--preview")
+    assert swept(tiny, *OPTUNA, RATE, *launcher) == 1
+    printed = capsys.readouterr().err
+    assert "hydra.launcher.preview=true: what a search runs follows from its results" in printed
+    assert "hydra.launcher.detach=true: a search waits for the results of its trials" in printed
     assert not (tiny.root / "sweep").exists()
 
 

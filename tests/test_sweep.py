@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 
 import pytest
-from mlflow import MlflowClient
-from mlflow.entities import Run as StoredRun
-from sweeping import killed_at, statuses, sweeping, swept
+from sweeping import killed_at, recorded, statuses, sweeping, swept
 from tiny import Tiny
 
 from recap import outcome
@@ -19,18 +16,6 @@ from recap.sweep.table import best_first, direction, sweep_table
 TWO = "training.num_train_steps=2"
 OBJECTIVE = "training.objective=valid/mean/auroc"
 MLFLOW = ("tracking=mlflow", "tracking.folder=runs", "tracking.system_metrics=false")
-
-
-def recorded(root: Path, sweep: str) -> tuple[StoredRun, dict[str | None, StoredRun]]:
-    """The sweep's run and its children by name."""
-    with warnings.catch_warnings():  # see recap.tracking.mlflow
-        warnings.simplefilter("ignore", DeprecationWarning)
-        client = MlflowClient(f"sqlite:///{root}/runs/mlflow.db")
-    run_id = (root / sweep / "mlflow_run_id").read_text().splitlines()[0]
-    parent = client.get_run(run_id)
-    query = f"tags.`mlflow.parentRunId` = '{run_id}'"
-    children = client.search_runs([parent.info.experiment_id], query)
-    return parent, {child.info.run_name: child for child in children}
 
 
 def test_two_sweeps_that_start_at_once_on_a_fresh_database_are_both_recorded(tiny: Tiny):

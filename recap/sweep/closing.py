@@ -12,6 +12,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import get_args
 
 from filelock import FileLock, Timeout
 from hydra.types import RunMode
@@ -21,7 +22,7 @@ from recap import outcome
 from recap.compose import nodes
 from recap.launcher.states import states
 from recap.launcher.submission import submissions_of
-from recap.outcome import Outcome
+from recap.outcome import Outcome, Status
 from recap.sweep.parent import POINTS, Parent, close, record_failure
 from recap.sweep.points import Point
 from recap.sweep.table import Results, best_first, direction
@@ -30,9 +31,9 @@ from recap.sweep.table import Results, best_first, direction
 def record(parent: Parent, results: Results, wanted: str | None) -> None:
     """Notes the outcome of a sweep: its status, how many points ended how, the best of them."""
     statuses = ["not ended" if o is None else o.status for o in results.values()]
-    tags = {
-        f"points.{s.replace(' ', '_')}": str(statuses.count(s)) for s in dict.fromkeys(statuses)
-    }
+    # also of those that there are none of: the sweep may have been recorded before
+    every = (*get_args(Status), "not ended")
+    tags = {f"points.{s.replace(' ', '_')}": str(statuses.count(s)) for s in every}
     if "not ended" in statuses:
         parent.status = "RUNNING"
     elif "failed" in statuses or not {"finished", "pruned"} & set(statuses):

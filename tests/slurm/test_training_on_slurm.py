@@ -14,7 +14,7 @@ import pytest
 from mlflow import MlflowClient
 from slurm_cluster import Cluster, wait_for
 from test_resume import assert_same
-from tiny import ENVIRONMENT, HERE, Tiny
+from tiny import ENVIRONMENT, Tiny
 
 from recap.tracking.mlflow import MlflowTracker
 
@@ -104,8 +104,7 @@ def queued(run_dir: Path) -> str:
 
 def environment(cluster: Cluster) -> dict[str, str]:
     """Of the launcher, and so of its jobs."""
-    path = f"{ENVIRONMENT['PYTHONPATH']}:{HERE / 'slurm'}"
-    return {**ENVIRONMENT, **cluster.environment, "PYTHONPATH": path}
+    return {**ENVIRONMENT, **cluster.environment}
 
 
 def trained(cluster: Cluster, tiny: Tiny, *overrides: str, run: str) -> subprocess.CompletedProcess:
