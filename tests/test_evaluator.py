@@ -341,3 +341,14 @@ def test_a_follower_that_is_stopped_leaves_at_once_and_says_so(tiny: Tiny):
         rest = follower.communicate(timeout=60)[0]
     assert "SIGTERM came; the same command continues" in rest
     assert follower.returncode == 128 + signal.SIGTERM
+
+
+def test_a_launcher_evaluates_as_a_job_in_the_runs_folder(tiny: Tiny, monkeypatch):
+    (tiny.root / "tmp").mkdir()
+    monkeypatch.setitem(ENVIRONMENT, "TMPDIR", str(tiny.root / "tmp"))  # with devices of its own
+    tiny.train(SIX)
+    launcher = ("hydra/launcher=submitit_local", "launcher.gpus=[]", "follow=true")
+    done = evaluated_elsewhere(tiny, f"run={tiny.root / 'run'}", *launcher)
+    assert done.returncode == 0, done.stderr
+    [log] = (tiny.root / "run/jobs").glob("*/*_0_log.out")
+    assert f"{tiny.root / 'run'}, step 6" in log.read_text()

@@ -24,7 +24,7 @@ POINTS = (
     *("hydra/launcher=submitit_local", "launcher.array_parallelism=1", "launcher.gpus=[]"),
     "training.num_train_steps=2",
 )
-SLOWLY = "+train_data.preprocess.slowly={_target_: slowly.Slowly, seconds: 0.5, while_exists: %s}"
+SLOWLY = "+train_data.preprocess.slowly={_target_: slowly.Slowly, seconds: 5, while_exists: %s}"
 
 
 @pytest.fixture

@@ -131,8 +131,9 @@ def _ended(command: Any, config: DictConfig, task: Task, error: BaseException | 
 
 
 def _settle(config: DictConfig) -> None:
-    with flag_override(config, ["struct", "readonly"], [False, False]):
-        for node, key in list(_clock_readings(config)):
+    for node, key in list(_clock_readings(config)):
+        # Hydra's own part is read-only by flags of its own
+        with flag_override(node, ["struct", "readonly"], [False, False]):
             node[key] = node[key]
 
 
