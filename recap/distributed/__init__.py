@@ -10,7 +10,7 @@ import resource
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -216,7 +216,8 @@ def _open_files_as_allowed() -> None:
     Each group of ranks opens two for every other rank, and 1024, a common limit, is soon reached.
     """
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    with suppress(ValueError, OSError):  # of a system that allows less than it says
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _met(meeting: Path, process: Launched, patience: timedelta) -> dist.TCPStore:
