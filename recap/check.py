@@ -27,6 +27,7 @@ from recap.compose import Refused, hydra_command
 from recap.compose.binding import any_at
 from recap.data.files import DataError
 from recap.data.parquet import ParquetData
+from recap.distributed import launched
 from recap.experiment import Experiment, Parts, assemble
 from recap.nearest import nearest
 from recap.run.start import restored
@@ -62,6 +63,7 @@ def check(cfg: DictConfig) -> tuple[Experiment, str]:
             report.widths(ranker),
             report.parameter_groups(optimizer),
             report.memory(_memory(experiment, parts, sample), training),
+            *(f"warning: train_data: {w}" for w in data.rank_warnings(launched().world_size)),
         ]
     )
 
@@ -140,7 +142,7 @@ def _memory(experiment: Experiment, parts: Parts, sample: Sample) -> dict[str, i
     assert sample.batch is not None
     some = _first_rows(sample.batch, MEASURED_ROWS)
     per_row = footprint.tensor_bytes(some.tensors()) / len(some)
-    batch_size = experiment.train_data.global_batch_size
+    batch_size = experiment.train_data.global_batch_size // launched().world_size
     try:
         with training.autocast():
             activations = footprint.activation_bytes(
@@ -238,6 +240,8 @@ def _points(config: DictConfig, loader: ConfigLoader) -> list[list[str]]:
 @hydra_command("check", queued=False)
 def main(cfg: DictConfig) -> None:
     """The command; see ``check``. What a user can mend is printed without a trace."""
+    if launched().rank > 0:
+        return  # rank 0 says it, for as many as were started
     experiment, text = check(cfg)
     print(f"{text}\n\n{_plot(experiment, cfg.check.plot)}")
 

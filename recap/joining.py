@@ -138,12 +138,13 @@ def _training_faults(plain: Mapping[str, Any], tasks: tuple[str, ...]) -> Iterat
         except ValueError as error:
             yield f"training.initial_checkpoint_dir: {error}"
     if isinstance(objective, str):
-        yield from _objective_faults(objective, plain, tasks)
+        yield from objective_faults(objective, plain, tasks)
 
 
-def _objective_faults(
+def objective_faults(
     objective: str, plain: Mapping[str, Any], tasks: tuple[str, ...]
 ) -> Iterator[str]:
+    """What of ``training.objective`` no evaluation measures."""
     from recap.metrics import METRIC_NAMES
 
     partitions, stratifiers = plain["validation_data"], plain["model"].get("stratifiers") or {}

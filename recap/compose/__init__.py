@@ -250,6 +250,11 @@ class Composer(ConfigLoaderImpl):
             key = getattr(error.__cause__, "full_key", None) or match[1]
             if key.startswith("hydra.launcher."):
                 return self._explain_launcher(key.removeprefix("hydra."))
+            if key.startswith("hydra.sweeper."):
+                own = _dotted_keys(self._composed.hydra.sweeper, "hydra.sweeper.")
+                return (
+                    f"{key}: there is no such key; {nearest(key, own)}; a new one takes a + before"
+                )
             if self._asked and key in self._groups():
                 return f"{key}: the run's choice stands; its values are overridden one by one"
             if "/" in key:

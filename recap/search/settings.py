@@ -15,6 +15,7 @@ from optuna.samplers import BaseSampler
 from recap.compose import Refused
 from recap.compose.binding import binding_faults
 from recap.compose.nodes import instantiate, located
+from recap.joining import objective_faults
 from recap.nearest import nearest
 from recap.sweep.table import Direction, direction
 
@@ -62,13 +63,15 @@ class Search:
         if objective is None:
             faults.append(
                 "training.objective=null: a search compares what it names, "
-                "<partition>/<task or mean>/<metric>, as valid/mean/auroc"
+                "<partition>/<task or mean>/<metric>, as validation/mean/auroc"
             )
         elif self.direction is None and direction(objective) is None:
             faults.append(
                 f"{PLACE}.direction=null: training.objective={objective} has no better side of "
                 "its own; write minimize or maximize"
             )
+        else:
+            faults += _objective_faults(objective, config)
         if OmegaConf.select(config, "hydra.launcher.preview"):
             faults.append(
                 "hydra.launcher.preview=true: what a search runs follows from its results; to see "
@@ -83,6 +86,15 @@ class Search:
         faults += _node_faults(self.pruner, f"{PLACE}.pruner", BasePruner)
         if faults:
             raise Refused(faults)
+
+
+def _objective_faults(objective: object, config: DictConfig) -> list[str]:
+    """What no evaluation measures, as far as the sections can be told before a run is made."""
+    if not isinstance(objective, str):
+        return []  # refused with the rest of its section
+    own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    plain: Any = OmegaConf.to_container(own, resolve=True, throw_on_missing=False)
+    return list(objective_faults(objective, plain, tuple(plain["model"]["tasks"])))
 
 
 def _node_faults(node: Any, place: str, kind: Callable[..., Any]) -> list[str]:
