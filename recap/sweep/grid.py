@@ -115,7 +115,10 @@ def _run(
     )
     size = max_batch_size or max(1, len(missing))
     for first in range(0, len(missing), size):
-        batch = missing[first : first + size]
+        # a job that was in the queue a moment ago may have come to its end
+        over = {p: p.outcome for p in missing[first : first + size] if p.has_result}
+        found |= over
+        batch = [point for point in missing[first : first + size] if point not in over]
         try:
             ended, left = launched(launcher, batch, first), None
         except Left as error:
