@@ -20,10 +20,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from multiprocessing import get_context
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from bench.report import conditions, own_settings, table
 
@@ -159,21 +159,22 @@ def await_step(process: subprocess.Popen, step: int) -> None:
 
 def agreement(ranks: int) -> float:
     """Seconds that ranks of this machine take to agree on one number, once a step."""
-    with tempfile.TemporaryDirectory() as folder, mp.Manager() as manager:
-        seconds = manager.list()
-        mp.spawn(_agree, (ranks, f"{folder}/store", seconds), nprocs=ranks)
-        return max(seconds)
+    with tempfile.TemporaryDirectory() as folder, get_context("spawn").Pool(ranks) as pool:
+        return max(
+            pool.starmap(_agree, [(rank, ranks, f"{folder}/store") for rank in range(ranks)], 1)
+        )
 
 
-def _agree(rank: int, ranks: int, store: str, seconds: list[float]) -> None:
+def _agree(rank: int, ranks: int, store: str) -> float:
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=ranks)
     value = torch.tensor([0])
     dist.all_reduce(value, op=dist.ReduceOp.MAX)
     began = time.perf_counter()
     for _ in range(AGREEMENTS):
         dist.all_reduce(value, op=dist.ReduceOp.MAX)
-    seconds.append((time.perf_counter() - began) / AGREEMENTS)
+    seconds = (time.perf_counter() - began) / AGREEMENTS
     dist.destroy_process_group()
+    return seconds
 
 
 if __name__ == "__main__":

@@ -19,13 +19,16 @@ import pyarrow.parquet as pq
 import torch
 
 from bench.report import conditions, peak_memory_mb, table
-from recap import train
 from recap.batch import Batch
 from recap.compose import compose
 from recap.data.decode import columns_of
+from recap.distributed import ALONE
 from recap.evaluate import evaluate
 from recap.experiment import Experiment, prepare
-from recap.optimizer import set_learning_rates
+from recap.run.divergence import LossWindow
+from recap.run.reading import batches_from
+from recap.run.start import observe
+from recap.run.update import update
 
 HEADER = ("part", "examples/s", "ms per step", "lowest … highest examples/s")
 
@@ -38,7 +41,7 @@ def measure(
     experiment = prepare(compose(*overrides, "tracking=none"))
     print(_storage(experiment))
     started = perf_counter()
-    train._observe(experiment)
+    observe(experiment)
     if experiment.ranker.observers():
         print(
             f"the pass over the training data that inputs count: {perf_counter() - started:.1f} s"
@@ -52,7 +55,7 @@ def measure(
 def _measure_at(experiment: Experiment, rows: int, repetitions: int) -> None:
     batch_size = experiment.train_data.global_batch_size
     steps = max(4, rows // batch_size)
-    with closing(train._batches(experiment, 0)) as batches:
+    with closing(batches_from(experiment, 0)) as batches:
         batch, _ = next(batches)
     experiment.ranker.train()
     for _ in range(2):  # the optimizer makes its moments, the threads start
@@ -85,7 +88,7 @@ def _data_alone(experiment: Experiment) -> float:
     batch_size = experiment.train_data.global_batch_size
     num_batches = experiment.train_data.num_rows // batch_size
     started = perf_counter()
-    with closing(train._batches(experiment, 0)) as batches:
+    with closing(batches_from(experiment, 0)) as batches:
         for _ in islice(batches, num_batches):
             pass
     return num_batches * batch_size / (perf_counter() - started)
@@ -101,7 +104,7 @@ def _steps_alone(experiment: Experiment, batch: Batch, steps: int) -> float:
 
 def _whole(experiment: Experiment, steps: int) -> float:
     """Examples/s of the training loop with its read-ahead, from the second batch on."""
-    with closing(train._batches(experiment, 0)) as batches:
+    with closing(batches_from(experiment, 0)) as batches:
         _step(experiment, next(batches)[0])
         started = perf_counter()
         for _ in range(steps):
@@ -121,12 +124,8 @@ def _evaluation(experiment: Experiment, steps: int) -> float:
 
 
 def _step(experiment: Experiment, batch: Batch) -> None:
-    """An update as in ``recap.train.fit``, without logging, evaluation and checkpoint."""
-    set_learning_rates(experiment.optimizer, 1)
-    train._backward(experiment, batch)
-    train._clip(experiment)
-    experiment.optimizer.step()
-    experiment.optimizer.zero_grad(set_to_none=True)
+    """An update as in ``recap.run.fit``, without logging, evaluation and checkpoint."""
+    update(experiment, [(batch, 0, 1.0)], 1, LossWindow(experiment.ranker.tasks, 1, ALONE))
     if experiment.training.torch_device.type == "cuda":
         torch.cuda.synchronize()
 

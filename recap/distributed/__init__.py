@@ -19,6 +19,7 @@ from typing import Any, TypeVar, cast
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
 from recap.distributed.launched import Launched, launched
 from recap.distributed.watch import Watch
@@ -105,7 +106,11 @@ class Ranks:
 
     def group(self) -> dist.ProcessGroup | None:
         """A further group of all ranks between processors, for a thread of its own; None alone."""
-        return None if self.world_size == 1 else dist.new_group(backend="gloo")
+        if self.world_size == 1:
+            return None
+        group = dist.new_group(backend="gloo")
+        assert isinstance(group, dist.ProcessGroup)
+        return group
 
     def in_step(self, items: Iterable[T], stop: Callable[[], int] = lambda: 0) -> Iterator[T]:
         """The items, of which every rank has as many, as long as all ranks get theirs.
@@ -220,7 +225,7 @@ def _open_files_as_allowed() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-def _met(meeting: Path, process: Launched, patience: timedelta) -> dist.TCPStore:
+def _met(meeting: Path, process: Launched, patience: timedelta) -> TCPStore:
     """A store on rank 0, whose address the others read in the folder."""
     note = meeting / f".ranks-{process.job}"
     until = time.monotonic() + patience.total_seconds()
@@ -239,7 +244,7 @@ def _met(meeting: Path, process: Launched, patience: timedelta) -> dist.TCPStore
                 )
             time.sleep(0.2)
         host, port = note.read_text().split()
-        store = dist.TCPStore(host, int(port), process.world_size, False, timeout=patience)
+        store = TCPStore(host, int(port), process.world_size, False, timeout=patience)
     store.add("met", 1)
     if process.rank == 0:
         while (there := store.add("met", 0)) < process.world_size:
@@ -257,13 +262,13 @@ def _watch(process: Launched, timeout_s: float, patience: timedelta) -> Watch:
     dist.broadcast_object_list(at, src=0, device=torch.device("cpu"))
     if store is None:
         host, port = at[0]
-        store = dist.TCPStore(host, port, process.world_size, False, timeout=patience)
+        store = TCPStore(host, port, process.world_size, False, timeout=patience)
     return Watch(store, rank=process.rank, world_size=process.world_size, timeout_s=timeout_s)
 
 
-def _own_store(world_size: int, patience: timedelta) -> dist.TCPStore:
+def _own_store(world_size: int, patience: timedelta) -> TCPStore:
     """A store that this process serves, on a port that is free."""
-    return dist.TCPStore("0.0.0.0", 0, world_size, True, timeout=patience, wait_for_workers=False)
+    return TCPStore("0.0.0.0", 0, world_size, True, timeout=patience, wait_for_workers=False)
 
 
 def _address() -> str:

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from torch.distributed import Store
+from torch.distributed import Store  # pyright: ignore[reportPrivateImportUsage]
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +75,7 @@ class Watch:
             self._tell()
             if stood_s > self._timeout_s:
                 log.error("%s", self._said(stood_s))
+                assert sys.__stderr__ is not None
                 faulthandler.dump_traceback(file=sys.__stderr__)  # where it waits
                 self._leave(EXIT_CODE)
                 return

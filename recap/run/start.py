@@ -33,7 +33,7 @@ def start(experiment: Experiment) -> Place:
     """Where the run starts; see ``restored``, and what counts the data has counted it."""
     at = restored(experiment, set_aside=True)
     if at is None:
-        _observe(experiment)
+        observe(experiment)
         return Place(step=0, position=0)
     if at.step > 0:
         log.info("continuing %s after step %d", experiment.save_dir, at.step)
@@ -90,7 +90,7 @@ def pace(save_dir: Path) -> dict[str, float]:
     }
 
 
-def _observe(experiment: Experiment) -> None:
+def observe(experiment: Experiment) -> None:
     """One pass over the training data for the inputs that count it, each rank its part."""
     ranks = experiment.ranks
     if observers := experiment.ranker.observers():

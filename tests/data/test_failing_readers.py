@@ -126,6 +126,7 @@ def test_memory_that_is_full_stops_and_is_no_damage_of_the_file(folder, kind, ig
     found = outcome(data)
     assert isinstance(found, kind)
     assert str(found) == "it is full"
+    assert isinstance(found, Exception)
     (note,) = found.__notes__
     assert note.startswith(f"while reading {folder}/part-3.parquet, row group ")
     assert data.ignored is None or data.ignored.rows == 0
@@ -134,6 +135,7 @@ def test_memory_that_is_full_stops_and_is_no_damage_of_the_file(folder, kind, ig
 def test_what_a_step_raises_is_raised_as_it_is(folder):
     found = outcome(data_of(folder, preprocess={"step": Failing(ZeroDivisionError, at=0)}))
     assert isinstance(found, ZeroDivisionError)
+    assert isinstance(found, Exception)
     (note,) = found.__notes__
     assert note.startswith(f"while reading {folder}/part-")
 

@@ -85,7 +85,7 @@ def test_files_that_are_left_out_are_told_by_the_rank_that_looked(folder, caplog
 
 
 def test_files_with_the_same_columns_share_a_schema_and_travel_light(tmp_path):
-    columns = {f"feature_{i}": np.zeros(20, np.float32) for i in range(200)}
+    columns: dict[str, Any] = {f"feature_{i}": np.zeros(20, np.float32) for i in range(200)}
     for i in range(20):
         write(tmp_path / f"part-{i:02}.parquet", 20 * i, **columns)
     write(tmp_path / "part-20.parquet", 400)  # without the features

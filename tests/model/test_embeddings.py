@@ -103,7 +103,7 @@ def test_a_table_has_a_row_per_slot(feature, slots):
 def test_weights_start_with_the_spread_asked_for():
     torch.manual_seed(0)
     layer = tables({"author_id": 10_000}, author_id={"embedding_dim": 8, "init_std": 0.05})
-    assert math.isclose(layer.table("author_id").weight.std().item(), 0.05, rel_tol=0.02)
+    assert math.isclose(layer.part("author_id").std().item(), 0.05, rel_tol=0.02)
 
 
 def test_id_dropout_reads_ids_as_out_of_vocabulary_in_training_alone():

@@ -33,7 +33,7 @@ def table_from(path: Path, name: str = "video", **settings: Any) -> torch.Tensor
     """The weight of a table [4, 2] that starts from ``path``."""
     table = EmbeddingTable(embedding_dim=2, pretrained=str(path), init_std=0.0, **settings)
     layer = EmbeddingTables(schema(path.parent), {"author": 4}, tables={name: table})
-    return layer.table(name).weight
+    return layer.part(name)
 
 
 def vectors(ids: list, numbers: list, path: Path, kind: Any = None) -> Path:
