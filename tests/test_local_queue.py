@@ -154,7 +154,7 @@ def test_jobs_go_on_without_who_waits_and_end_with_their_queue(folder: Path):
         waiting.send_signal(signal.SIGINT)
         rest = waiting.stdout.read()
     assert waiting.returncode == 128 + signal.SIGINT
-    assert "The jobs go on." in rest
+    assert "The jobs go on; the same command waits for them again." in rest
     assert "cancel: python -m recap.jobs cancel L" in rest
     submission = submitted(folder)
     assert state_names(submission) == ["RUNNING"]

@@ -167,7 +167,7 @@ def test_a_job_over_its_time_limit_continues_by_itself(cluster: Cluster, tiny: T
     wait_for(lambda: cluster.state(training.job) == "COMPLETED", "the last step", seconds=180)
     assert cluster.shown(training.job)["Restarts"] == "1"
     # the restart knows from the checkpoint how long the first life's step and save took
-    warning = "s take longer than the 0 s between the scheduler's signal and the end of the job"
+    warning = " take longer than the 0 s between the scheduler's signal and the end of the job"
     assert warning in training.said().split("continuing")[1].split(" tasks, ")[0]
     assert tiny.steps()[-1] == 300
     assert_done_once(tiny, "run", 300)
