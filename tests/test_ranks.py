@@ -101,18 +101,6 @@ def test_a_rank_that_stands_still_ends_all_and_is_named(tiny: Tiny):
     assert "last step" in said
 
 
-def test_what_one_rank_cannot_read_ends_all_behind_a_checkpoint(tiny: Tiny):
-    path = tiny.root / "train/part-1.parquet"
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2 - 200 : len(content) // 2] = b"\0" * 200
-    path.write_bytes(content)
-    with started(tiny.command(THOUSAND, TWO_LANES, *TWELVE), 2, tiny.root) as ranks:
-        said = outputs(ranks)
-    assert [rank.returncode for rank in ranks] == [1, 1], said
-    assert "train/part-1.parquet, row group" in said[0]
-    assert len(tiny.steps()) <= 1
-
-
 def test_a_fault_of_the_config_is_told_once(tiny: Tiny):
     nine = ("train_data.global_batch_size=9", "train_data.interleave_num_parallel_calls=1")
     with started(tiny.command(*nine), 2, tiny.root) as ranks:
