@@ -166,5 +166,9 @@ def shown(results: Results) -> Results:
 
 if __name__ == "__main__":
     from recap.evaluator import main
+    from recap.signals import ignore_warnings
 
-    main()
+    try:
+        main()
+    finally:
+        ignore_warnings()

@@ -32,6 +32,15 @@ def hold_warnings() -> None:
         signal.signal(number, lambda number, _: _held.append(signal.Signals(number)))
 
 
+def ignore_warnings() -> None:
+    """From now on SIGUSR1 and SIGUSR2 do nothing: a command at its end need not be warned.
+
+    Python's own end would take every other handler away, and let them kill what is done.
+    """
+    for number in (signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+
+
 @contextmanager
 def stop_signals(*, patient: bool = False) -> Iterator[list[signal.Signals]]:
     """A list that is empty until a signal asks this process to stop, and then holds it.

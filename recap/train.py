@@ -38,6 +38,7 @@ from recap.run.preemption import preemptible
 from recap.run.split import record
 from recap.run.start import pace, start
 from recap.search.trial import pruning_of
+from recap.signals import ignore_warnings
 from recap.sweep.closing import job_ended
 from recap.tracking.provenance import without_passwords
 
@@ -176,4 +177,7 @@ def main(cfg: DictConfig) -> float | None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    finally:
+        ignore_warnings()

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
+from tiny import ENVIRONMENT
 
 from recap.signals import STOPS, hold_warnings, stop_signals
 
@@ -62,3 +65,16 @@ def test_afterwards_signals_have_their_usual_effect():
     with stop_signals(patient=True):
         pass
     assert [signal.getsignal(number) for number in STOPS] == before
+
+
+@pytest.mark.parametrize(("last", "code"), [("hold", -signal.SIGUSR2), ("ignore", 0)])
+def test_a_warning_behind_pythons_end_kills_only_where_it_is_not_ignored(last: str, code: int):
+    # as at its end, a process that becomes another one loses all handlers of Python
+    ended = f"""
+import os
+from recap.signals import hold_warnings, ignore_warnings
+hold_warnings()
+{last}_warnings()
+os.execv("/bin/sh", ["sh", "-c", "kill -USR2 $$; exit 0"])
+"""
+    assert subprocess.run([sys.executable, "-c", ended], env=ENVIRONMENT).returncode == code

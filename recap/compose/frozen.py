@@ -26,7 +26,7 @@ from omegaconf import Container, DictConfig, OmegaConf, flag_override, open_dict
 
 from recap.launcher.ends import Task, recorded, this_task
 from recap.launcher.submission import read_submission
-from recap.signals import hold_warnings
+from recap.signals import hold_warnings, ignore_warnings
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ def run(folder: str, index: int) -> Any:
             _ended(command, config, task, error)
             raise
         _ended(command, config, task, None)
-    signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # too late to warn
+    ignore_warnings()
     return returned[0]
 
 

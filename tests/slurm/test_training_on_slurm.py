@@ -19,9 +19,9 @@ from tiny import ENVIRONMENT, Tiny
 from recap.tracking.mlflow import MlflowTracker
 
 ON_TWO_NODES = ("hydra/launcher=slurm", "launcher.nodes=2", "launcher.partition=low")
-# 75 row groups a rank: with SLOWLY most of a minute
+# 75 row groups a rank: with SLOWLY longer than any test lets it run
 LONG = ("training.num_train_steps=300", "training.checkpoint_every_n=150")
-SLOWLY = "+train_data.preprocess.slowly={_target_: slowly.Slowly, seconds: 0.6, while_exists: %s}"
+SLOWLY = "+train_data.preprocess.slowly={_target_: slowly.Slowly, seconds: 2, while_exists: %s}"
 
 
 @dataclass(frozen=True)
