@@ -10,13 +10,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
 import psutil
 import pytest
 from queued_command import HERE, environment, jobs, queue, start
+from queues import end_queues
 
 from recap.launcher.states import states
 from recap.launcher.submission import Submission, submissions
@@ -38,14 +38,7 @@ def wait_for(condition: Callable[[], Found], what: str, seconds: float = 60) -> 
 def folder(tmp_path: Path) -> Iterator[Path]:
     """A folder whose queues end with the test, and their jobs with them."""
     yield tmp_path
-    for record in tmp_path.rglob("queue.json"):
-        told = json.loads(record.read_text())
-        with suppress(psutil.Error):
-            process = psutil.Process(told["pid"])
-            if str(record.parent) in process.cmdline():
-                for child in process.children(recursive=True):
-                    child.kill()
-                process.kill()
+    end_queues(tmp_path)
 
 
 def submitted(folder: Path) -> Submission:

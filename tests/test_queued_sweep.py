@@ -6,12 +6,11 @@ import json
 import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
-import psutil
 import pytest
 from queued_command import jobs
+from queues import end_queues
 from sweeping import recorded, sweeping, swept
 from test_local_queue import wait_for
 from tiny import ENVIRONMENT, Tiny
@@ -33,14 +32,7 @@ def queued(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> Iterator[Tiny]:
     (tiny.root / "tmp").mkdir()
     monkeypatch.setitem(ENVIRONMENT, "TMPDIR", str(tiny.root / "tmp"))
     yield tiny
-    for record in tiny.root.rglob("queue.json"):
-        told = json.loads(record.read_text())
-        with suppress(psutil.Error):
-            process = psutil.Process(told["pid"])
-            if str(record.parent) in process.cmdline():
-                for child in process.children(recursive=True):
-                    child.kill()
-                process.kill()
+    end_queues(tiny.root)
 
 
 def slow(tiny: Tiny) -> str:

@@ -90,16 +90,6 @@ def split_tables(
                 _free_gradients(layer, name)
 
 
-def table_parameters(ranker: nn.Module) -> list[str]:
-    """Names of the parameters that a wrapper of data parallelism must leave alone."""
-    return [
-        f"{path}.collection.{name}"
-        for path, layer in ranker.named_modules()
-        if isinstance(layer, EmbeddingTables)
-        for name, _ in layer.collection.named_parameters()
-    ]
-
-
 def _layers(ranker: nn.Module) -> list[EmbeddingTables]:
     return [layer for layer in ranker.modules() if isinstance(layer, EmbeddingTables)]
 
