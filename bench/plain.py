@@ -1,0 +1,191 @@
+"""local_prod as one writes it at first in torch: what recap's step is measured beside.
+
+Layers one after the other, a loop over blocks and towers, a loss per task, ``torch.optim.Adam`` as
+it comes. Parameters are called as recap's are, so that a ranker's weights load; the tests show that
+logits and gradients are the same, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from recap.batch import Batch
+
+EMBEDDINGS = ("user_embedding", "user_eng_embedding", "author_embedding")
+DROPOUT = {"is_negative_feedback_v2": 0.1, "is_report_tweet_clicked": 0.2}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Widths:
+    """Numbers in and out of the layers; as they stand, the published model's."""
+
+    continuous: int = 2117
+    binary: int = 59
+    embedding: int = 200
+    mask: Sequence[int] = (1024,) * 4  # hidden layer of each block's mask
+    block: Sequence[int] = (1024,) * 4  # output of each block
+    top: int = 2048
+    tower: Sequence[int] = (256, 128)
+
+
+class PlainRanker(nn.Module):
+    """Logits [B, T] of a batch; the three parts of the model one after the other."""
+
+    def __init__(self, tasks: Sequence[str], widths: Widths = Widths()) -> None:
+        super().__init__()
+        self.tasks = tuple(tasks)
+        self.inputs = nn.ModuleDict(
+            {
+                "featurization": Featurization(widths.continuous, widths.binary),
+                "user_embeddings": Embeddings(widths.embedding),
+            }
+        )
+        width = widths.continuous + widths.binary + len(EMBEDDINGS) * widths.embedding
+        self.backbone = ParallelMaskNet(width, widths)
+        self.towers = nn.ModuleDict(
+            {task: Tower(widths.top, widths.tower, DROPOUT.get(task)) for task in tasks}
+        )
+
+    def forward(self, batch: Batch) -> Tensor:
+        """The logits, [B, T]."""
+        features = torch.cat([layer(batch) for layer in self.inputs.values()], dim=1)
+        shared = self.backbone(features)
+        return torch.cat([tower(shared) for tower in self.towers.values()], dim=1)
+
+
+class Featurization(nn.Module):
+    """Continuous columns on a normalised log scale and binary ones, layer-normed together."""
+
+    def __init__(self, continuous: int, binary: int) -> None:
+        super().__init__()
+        self.batch_norm = nn.BatchNorm1d(continuous, momentum=0.01)
+        self.layer_norm = nn.LayerNorm(continuous + binary, eps=0.0)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """The features, [B, C + N]."""
+        weight = self.layer_norm.weight
+        values = batch.dense["continuous"].to(weight.dtype)
+        values = torch.where(values.isfinite(), values, 0.0)
+        logs = self.batch_norm(values.sign() * torch.log1p(values.abs())).clamp(-5.0, 5.0)
+        return self.layer_norm(torch.cat([logs, batch.dense["binary"].to(weight.dtype)], dim=1))
+
+
+class Embeddings(nn.Module):
+    """The precomputed embeddings, each layer-normed."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.layer_norms = nn.ModuleDict({name: nn.LayerNorm(width) for name in EMBEDDINGS})
+
+    def forward(self, batch: Batch) -> Tensor:
+        """The embeddings, [B, 3 D]."""
+        dtype = next(self.parameters()).dtype
+        norms = self.layer_norms.items()
+        return torch.cat([norm(batch.dense[name].to(dtype)) for name, norm in norms], dim=1)
+
+
+class ParallelMaskNet(nn.Module):
+    """Mask blocks side by side and a layer on top."""
+
+    def __init__(self, in_features: int, widths: Widths) -> None:
+        super().__init__()
+        blocks = zip(widths.mask, widths.block, strict=True)
+        self.mask_blocks = nn.ModuleList(MaskBlock(in_features, *block) for block in blocks)
+        self.mlp = Layers(nn.Linear(sum(widths.block), widths.top), nn.ReLU())
+
+    def forward(self, features: Tensor) -> Tensor:
+        """The backbone's output, [B, D]."""
+        return self.mlp(torch.cat([block(features) for block in self.mask_blocks], dim=1))
+
+
+class MaskBlock(nn.Module):
+    """LayerNorm(hidden(x · mask(x)))."""
+
+    def __init__(self, in_features: int, mask: int, out_features: int) -> None:
+        super().__init__()
+        self.mask_layer = nn.Sequential(
+            nn.Linear(in_features, mask), nn.ReLU(), nn.Linear(mask, in_features)
+        )
+        self.hidden_layer = nn.Linear(in_features, out_features)
+        self.layer_norm = nn.LayerNorm(out_features)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """The block's output, [B, D]."""
+        return self.layer_norm(self.hidden_layer(features * self.mask_layer(features)))
+
+
+class Layers(nn.Module):
+    """The layers, one behind the other."""
+
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """The last one's output."""
+        return self.layers(features)
+
+
+class Tower(Layers):
+    """Hidden layers with batch norm, and the logit."""
+
+    def __init__(self, in_features: int, hidden: Sequence[int], dropout: float | None) -> None:
+        layers: list[nn.Module] = []
+        for width in hidden:
+            layers += [nn.Linear(in_features, width), nn.BatchNorm1d(width, affine=False)]
+            layers += [nn.ReLU()] if dropout is None else [nn.ReLU(), nn.Dropout(dropout)]
+            in_features = width
+        super().__init__(*layers, nn.Linear(in_features, 1))
+
+
+def loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean over the tasks of their binary cross entropies, []."""
+    each = [
+        binary_cross_entropy_with_logits(logits[:, task], labels[:, task])
+        for task in range(logits.shape[1])
+    ]
+    return torch.stack(each).mean()
+
+
+def plain_twin(ranker: nn.Module, tasks: Sequence[str]) -> PlainRanker:
+    """The plain model with the widths and the weights of a ranker of local_prod's form."""
+    state = ranker.state_dict()
+    twin = PlainRanker(tasks, _widths(state, tasks[0]))
+    twin.load_state_dict(state)
+    return twin
+
+
+def adam(model: nn.Module) -> torch.optim.Optimizer:
+    """Adam over the parameters, in the form that torch chooses by itself."""
+    return torch.optim.Adam(model.parameters(), lr=1e-4, betas=(0.95, 0.999), eps=1e-7)
+
+
+def step(model: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch) -> None:
+    """One update on the batch."""
+    optimizer.zero_grad()
+    loss(model(batch), batch.labels).backward()
+    optimizer.step()
+
+
+def _widths(state: Mapping[str, Tensor], task: str) -> Widths:
+    """The widths of a ranker, by the shapes of its weights."""
+
+    def outputs(prefix: str, suffix: str = ".weight") -> list[int]:
+        found = (n for n in state if n.startswith(prefix) and n.endswith(suffix))
+        return [state[name].shape[0] for name in found if state[name].ndim == 2]
+
+    continuous = len(state["inputs.featurization.batch_norm.weight"])
+    return Widths(
+        continuous=continuous,
+        binary=len(state["inputs.featurization.layer_norm.weight"]) - continuous,
+        embedding=len(state[f"inputs.user_embeddings.layer_norms.{EMBEDDINGS[0]}.weight"]),
+        mask=outputs("backbone.mask_blocks.", ".mask_layer.0.weight"),
+        block=outputs("backbone.mask_blocks.", ".hidden_layer.weight"),
+        top=outputs("backbone.mlp.")[0],
+        tower=outputs(f"towers.{task}.")[:-1],
+    )
