@@ -15,10 +15,15 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Bag:
-    """The ids of one sparse feature: row b holds ``slots[offsets[b]:offsets[b + 1]]``."""
+    """The ids of one sparse feature: row b holds ``slots[offsets[b]:offsets[b + 1]]``.
+
+    ``one_each`` is set where every row is known to hold exactly one id, row b ``slots[b]``: a
+    lookup needs no pooling then. It is known on the host, so that nobody asks the device for it.
+    """
 
     slots: Tensor  # [V] int64
     offsets: Tensor  # [B + 1] int64
+    one_each: bool = False
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,7 @@ class Batch:
             self,
             dense={name: function(tensor) for name, tensor in self.dense.items()},
             sparse={
-                name: Bag(function(bag.slots), function(bag.offsets))
+                name: Bag(function(bag.slots), function(bag.offsets), bag.one_each)
                 for name, bag in self.sparse.items()
             },
             labels=function(self.labels),

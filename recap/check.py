@@ -176,7 +176,7 @@ def _first_rows(batch: Batch, number: int) -> Batch:
 
 def _first_bags(bag: Bag, number: int) -> Bag:
     offsets = bag.offsets[: number + 1]
-    return Bag(bag.slots[: int(offsets[-1])].clone(), offsets.clone())
+    return Bag(bag.slots[: int(offsets[-1])].clone(), offsets.clone(), bag.one_each)
 
 
 def _plot(experiment: Experiment, file: str | None) -> str:

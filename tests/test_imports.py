@@ -26,7 +26,10 @@ COMMANDS = {Path(f"data/{name}/command.py") for name in ("synthetic", "convert",
 HYDRA = {Path(f"{name}.py") for name in COMPOSITION | VERBS} | COMMANDS
 HYDRA |= {m for m in MODULES if m.parts[0] in ("compose", "run", "sweep", "search")}
 # the modules that need torchrec
-TABLES = {Path(f"model/{name}.py") for name in ("embeddings", "sharding_plan", "sharded_tables")}
+TABLES = {
+    Path(f"model/{name}.py")
+    for name in ("embeddings", "sharded_tables", "sharding_plan", "table_lookup")
+}
 
 
 def imported(node: ast.AST) -> Iterator[str]:

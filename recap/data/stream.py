@@ -154,10 +154,7 @@ class Stream:
     def _to_batch(self, rows: Rows) -> Batch:
         return Batch(
             dense={name: _tensor(array) for name, array in rows.dense.items()},
-            sparse={
-                name: Bag(torch.from_numpy(slots), torch.from_numpy(offsets))
-                for name, (slots, offsets) in rows.sparse.items()
-            },
+            sparse={name: _bag(*bags) for name, bags in rows.sparse.items()},
             tasks=self._tasks,
             labels=_tensor(rows.labels),
             weights=None if rows.weights is None else _tensor(rows.weights),
@@ -241,3 +238,8 @@ def _tensor(array: np.ndarray) -> torch.Tensor:
     if array.dtype == BFLOAT16:
         return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
     return torch.from_numpy(array)
+
+
+def _bag(slots: np.ndarray, offsets: np.ndarray) -> Bag:
+    one_each = len(slots) == len(offsets) - 1 and bool((np.diff(offsets) == 1).all())
+    return Bag(torch.from_numpy(slots), torch.from_numpy(offsets), one_each)

@@ -6,17 +6,18 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from recap.batch import Batch
+from recap.batch import Bag, Batch
 from recap.model.dense import DenseInputs
 from recap.model.module_names import module_key
 from recap.model.pretrained import start_from
+from recap.model.table_lookup import from_split, from_whole
 from recap.model.table_shards import table_norms
 from recap.nearest import nearest
 from recap.schema import Schema, Sparse
@@ -191,53 +192,29 @@ class EmbeddingTables(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """The pooled embeddings, [B, out_features]."""
-        trains = torch.is_grad_enabled()
-        # inference mode lacks the lookups of fbgemm that update tables in backward
-        with torch.inference_mode(False), torch.set_grad_enabled(trains):
-            pooled = self._pooled(batch)
+        pooled = self._pooled(batch)
         if not any(table.dropout for table in self.settings.values()):
             return pooled
         parts = zip(self.dropouts, pooled.split(self.widths, dim=1), strict=True)
         return torch.cat([dropout(part) for dropout, part in parts], dim=1)
 
     def _pooled(self, batch: Batch) -> Tensor:
-        from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
-
         read = [(name, feature) for name, features in self.features.items() for feature in features]
-        bags = [batch.sparse[feature] for _, feature in read]
-        # torchrec takes no batch without rows, which a rank's part may be: an empty bag stands in
-        stands_in = len(batch) == 0
-        lengths = [bag.offsets.new_zeros(1) if stands_in else bag.offsets.diff() for bag in bags]
-        keys = [_key(name, feature) for name, feature in read]
-        # length_per_key is known here; torchrec would sum it up and wait for the device
-        found = self.collection(
-            KeyedJaggedTensor(
-                keys=keys,
-                values=torch.cat([self._kept(name, batch.sparse[f].slots) for name, f in read]),
-                lengths=torch.cat(lengths),
-                length_per_key=[len(bag.slots) for bag in bags],
-            )
-        )
-        means = {name for name, table in self.settings.items() if table.pooling == "mean"}
-        if not means and found.keys() == keys:  # tables that are split come in another order
-            return found.values()[:0] if stands_in else found.values()
-        # torchrec's own means are wrong where some tables are split by rows and others are not
-        sums = zip(read, keys, lengths, strict=True)
-        pooled = torch.cat(
-            [
-                found[key] / bag.clamp(min=1).unsqueeze(1) if name in means else found[key]
-                for (name, _), key, bag in sums
-            ],
-            dim=1,
-        )
-        return pooled[:0] if stands_in else pooled
+        bags = {
+            _key(name, feature): self._kept(name, batch.sparse[feature]) for name, feature in read
+        }
+        poolings = [self.settings[name].pooling for name, _ in read]
+        if isinstance(self.table(next(iter(self.features))), nn.EmbeddingBag):
+            return from_whole([self.part(name) for name, _ in read], bags.values(), poolings)
+        return from_split(self.collection, bags, poolings)
 
-    def _kept(self, name: str, slots: Tensor) -> Tensor:
-        """The ids [V] of a table, in training some of them as if out of vocabulary."""
+    def _kept(self, name: str, bag: Bag) -> Bag:
+        """The ids of a table, in training some of them as if out of vocabulary."""
         id_dropout = self.settings[name].id_dropout
         if not self.training or id_dropout == 0.0:
-            return slots
-        return slots.masked_fill(torch.rand(slots.shape, device=slots.device) < id_dropout, 0)
+            return bag
+        dropped = torch.rand(bag.slots.shape, device=bag.slots.device) < id_dropout
+        return replace(bag, slots=bag.slots.masked_fill(dropped, 0))
 
 
 def _collection(

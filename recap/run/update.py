@@ -40,7 +40,11 @@ def update(
 def _seed(seed: int, step: int, ranks: Ranks) -> None:
     """Draws of an update follow from these three: no random state outlives a step, or is saved."""
     sequence = np.random.SeedSequence((seed, step, ranks.rank))
-    torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0] >> 1))
+    seed = int(sequence.generate_state(1, np.uint64)[0] >> 1)
+    torch.default_generator.manual_seed(seed)
+    # torch.manual_seed would keep a traceback for every kind of device that may come later: 1 ms
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(seed)
 
 
 def _backward(experiment: Experiment, batch: Batch, share: float) -> Tensor:

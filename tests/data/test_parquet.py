@@ -273,6 +273,23 @@ def test_ids_take_the_slots_of_their_vocabulary(tmp_path, sparse, column, slots)
     assert batch.sparse["x"].slots.tolist() == slots
 
 
+@pytest.mark.parametrize(
+    ("column", "one_each"),
+    [
+        (pa.array([2, 0, 9]), True),
+        (pa.array([2, None, 1]), False),
+        (pa.array([[2], [0, 1], []], pa.list_(pa.int64())), False),  # as many ids as rows
+        (pa.array([[2], [0], [1]], pa.list_(pa.int64())), True),
+    ],
+)
+def test_a_batch_says_where_every_row_has_one_id(tmp_path, column, one_each):
+    write(tmp_path / "a.parquet", 0, 3, x=column)
+    schema = Schema(labels={"like": "is_like"}, sparse={"x": Sparse(column="x", vocabulary=3)})
+    batch, _ = batches_of(data_of(tmp_path, seg_dense_schema=schema), shuffle_seed=None)[0]
+    assert batch.sparse["x"].one_each is one_each
+    assert batch.to("cpu").sparse["x"].one_each is one_each
+
+
 def test_a_vocabulary_may_stand_in_a_parquet_file(tmp_path):
     (tmp_path / "ids").mkdir()
     pq.write_table(pa.table({"id": ["v", "u"]}), tmp_path / "ids" / "users.parquet")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -86,6 +87,16 @@ def test_several_ids_read_their_mean_and_none_reads_zeros():
     read = layer(batch([1] * 4, [0] * 4, [0] * 4, tags=[[1], [2], [1, 2], []]))
     torch.testing.assert_close(read[2], (read[0] + read[1]) / 2)
     assert read[3].tolist() == [0, 0]
+
+
+def test_that_every_row_has_one_id_changes_nothing():
+    known = replace(
+        SEEN, sparse={name: replace(b, one_each=name != "tag") for name, b in SEEN.sparse.items()}
+    )
+    assert torch.equal(observed()(known), observed()(SEEN))
+    layer = EngagementRates(SCHEMA, keys=["user"], fold="day")
+    layer.observe(known)
+    assert all(map(torch.equal, layer.counted(), observed().counted()))
 
 
 def test_the_output_is_clipped_and_may_be_batch_normed():
