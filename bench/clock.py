@@ -1,4 +1,4 @@
-"""Seconds of work on any device: of its own events on a GPU, of the wall elsewhere."""
+"""Seconds of work on any device: by events of a GPU, by the wall elsewhere."""
 
 from __future__ import annotations
 
@@ -7,19 +7,33 @@ from time import perf_counter
 
 import torch
 
+Moment = float | torch.cuda.Event
+
+
+def moment(device: torch.device) -> Moment:
+    """Now; on a GPU, when it has done all that it was given so far."""
+    if device.type != "cuda":
+        return perf_counter()
+    event = torch.cuda.Event(enable_timing=True)
+    event.record()
+    return event
+
+
+def between(start: Moment, end: Moment) -> float:
+    """Seconds from one moment to the other; waits for it."""
+    if isinstance(start, torch.cuda.Event) and isinstance(end, torch.cuda.Event):
+        end.synchronize()
+        return start.elapsed_time(end) / 1000
+    assert not isinstance(start, torch.cuda.Event)
+    assert not isinstance(end, torch.cuda.Event)
+    return end - start
+
 
 def seconds(work: Callable[[], object], device: torch.device) -> float:
-    """Seconds that ``work`` takes, the kernels that it queues on a GPU included."""
-    if device.type != "cuda":
-        started = perf_counter()
-        work()
-        return perf_counter() - started
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    start.record()
+    """Seconds that ``work`` takes, the kernels that it gives a GPU included."""
+    start = moment(device)
     work()
-    end.record()
-    end.synchronize()
-    return start.elapsed_time(end) / 1000
+    return between(start, moment(device))
 
 
 def fastest(work: Callable[[], object], device: torch.device, *, times: int) -> float:

@@ -7,7 +7,6 @@ python -m bench.kuairand DATA_ROOT [batch_sizes=512,4096] [part_rows=40960] [rep
 from __future__ import annotations
 
 import sys
-import tempfile
 
 from bench.report import own_settings
 from bench.speed import measure
@@ -20,14 +19,12 @@ def main() -> None:
     if len(sys.argv) < 2 or "=" in sys.argv[1]:
         sys.exit("usage: python -m bench.kuairand DATA_ROOT [name=value …]")
     settings, overrides = own_settings(sys.argv[2:], DEFAULTS)
-    with tempfile.TemporaryDirectory() as run:
-        own = ["experiment=kuairand", f"data_root={sys.argv[1]}", f"training.save_dir={run}"]
-        measure(
-            [*own, *overrides],
-            batch_sizes=[int(size) for size in settings["batch_sizes"].split(",")],
-            rows=int(settings["part_rows"]),
-            repetitions=int(settings["repetitions"]),
-        )
+    measure(
+        ["experiment=kuairand", f"data_root={sys.argv[1]}", *overrides],
+        batch_sizes=[int(size) for size in settings["batch_sizes"].split(",")],
+        rows=int(settings["part_rows"]),
+        repetitions=int(settings["repetitions"]),
+    )
 
 
 if __name__ == "__main__":

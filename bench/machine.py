@@ -9,7 +9,7 @@ them measures them anew, in the same run.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -51,6 +51,13 @@ def measured(
         device,
         gemm=max(rate for *_, rate in gemm_rates(device, dtype, times=times)),
         stream=max(stream_rates(device, times=times).values()),
+    )
+
+
+def fastest_of(machines: Sequence[Machine]) -> Machine:
+    """The best rates of a device that was measured several times."""
+    return Machine(
+        machines[0].device, max(m.gemm for m in machines), max(m.stream for m in machines)
     )
 
 

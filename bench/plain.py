@@ -8,6 +8,7 @@ logits and gradients are the same, too.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -165,10 +166,17 @@ def adam(model: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.Adam(model.parameters(), lr=1e-4, betas=(0.95, 0.999), eps=1e-7)
 
 
-def step(model: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch) -> None:
-    """One update on the batch."""
+def step(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batch: Batch,
+    autocast: AbstractContextManager = nullcontext(),  # noqa: B008
+) -> None:
+    """One update on the batch; the model runs within ``autocast``."""
     optimizer.zero_grad()
-    loss(model(batch), batch.labels).backward()
+    with autocast:
+        logits = model(batch)
+    loss(logits.float(), batch.labels).backward()
     optimizer.step()
 
 

@@ -7,11 +7,8 @@ import platform
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
-
-import numpy as np
-import pyarrow as pa
-import torch
 
 
 def own_settings(arguments: Sequence[str], defaults: Mapping[str, str]) -> tuple[dict, list[str]]:
@@ -28,15 +25,18 @@ def own_settings(arguments: Sequence[str], defaults: Mapping[str, str]) -> tuple
 
 def conditions() -> str:
     """Command, machine, versions and load: without them a number says nothing."""
+    import torch  # here, so that what measures imports can use the rest
+
     spec = sys.modules["__main__"].__spec__
     command = shlex.join(["python", "-m", spec.name if spec else "", *sys.argv[1:]])
     cores = len(os.sched_getaffinity(0))
+    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
     return (
         f"command: {command}\n"
-        f"machine: {cores} cores of {_processor()}, {torch.get_num_threads()} torch threads, "
+        f"machine: {cores} cores of {_processor()}{gpu}, {torch.get_num_threads()} torch threads, "
         f"load average {os.getloadavg()[0]:.1f}\n"
         f"versions: Python {platform.python_version()}, torch {torch.__version__}, "
-        f"pyarrow {pa.__version__}, numpy {np.__version__}"
+        f"pyarrow {version('pyarrow')}, numpy {version('numpy')}"
     )
 
 

@@ -1,157 +1,111 @@
-"""Examples per second of data alone, the step alone, whole training and evaluation.
+"""Times of data alone, the step alone, whole training and evaluation, beside a plain torch step.
 
-The parts take turns, so that what else the machine does falls on all of them: compare them within
-one run. A part that reads opens a stream of its own and closes it, so that nothing is read ahead
-while another part is measured.
+Recap and the plain twin have a process of their own each, which take turns, so that what else the
+machine does falls on both: compare them within one run. A part that reads opens a stream of its own
+and closes it, so that nothing is read ahead while another part is measured.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from contextlib import closing
-from dataclasses import replace
-from itertools import islice
+from collections.abc import Sequence
+from contextlib import ExitStack
 from statistics import median
-from time import perf_counter
+from tempfile import TemporaryDirectory
 
-import pyarrow.parquet as pq
-import torch
+from bench.machine import fastest_of, measured
+from bench.report import conditions, table
+from bench.training import About, Plain, Recap
+from bench.worker import Worker
 
-from bench.report import conditions, peak_memory_mb, table
-from recap.batch import Batch
-from recap.compose import compose
-from recap.data.decode import columns_of
-from recap.distributed import ALONE
-from recap.evaluate import evaluate
-from recap.experiment import Experiment, prepare
-from recap.run.divergence import LossWindow
-from recap.run.reading import batches_from
-from recap.run.start import observe
-from recap.run.update import update
-
-HEADER = ("part", "examples/s", "ms per step", "lowest … highest examples/s")
+HEADER = (
+    "part",
+    "ms a step",
+    "lowest … highest",
+    "examples/s",
+    "of the GEMM peak",
+    "of the floor",
+    "peak memory, MB",
+)
+DATA, STEP, PLAIN = "data alone", "step alone", "step of plain torch"
+WHOLE, EVALUATION = "whole training", "evaluation"
 
 
 def measure(
-    overrides: Sequence[str], *, batch_sizes: Sequence[int], rows: int, repetitions: int
+    overrides: Sequence[str],
+    *,
+    batch_sizes: Sequence[int],
+    rows: int,
+    repetitions: int,
+    twin: bool = False,
 ) -> None:
-    """Prints a table per batch size, each part measured ``repetitions`` times on ``rows`` rows."""
+    """Prints a table per batch size, each part measured ``repetitions`` times on ``rows`` rows.
+
+    With ``twin`` the plain model is measured, too, which must be that of the experiment.
+    """
     print(conditions(), flush=True)
-    experiment = prepare(compose(*overrides, "tracking=none"))
-    print(_storage(experiment))
-    started = perf_counter()
-    observe(experiment)
-    if experiment.ranker.observers():
-        print(
-            f"the pass over the training data that inputs count: {perf_counter() - started:.1f} s"
-        )
     for batch_size in batch_sizes:
-        data = replace(experiment.train_data, global_batch_size=batch_size)
-        _measure_at(replace(experiment, train_data=data), rows, repetitions)
+        _measure_at(overrides, batch_size, rows, repetitions, twin)
     print(f"\nload average at the end: {os.getloadavg()[0]:.1f}")
 
 
-def _measure_at(experiment: Experiment, rows: int, repetitions: int) -> None:
-    batch_size = experiment.train_data.global_batch_size
-    steps = max(4, rows // batch_size)
-    with closing(batches_from(experiment, 0)) as batches:
-        batch, _ = next(batches)
-    experiment.ranker.train()
-    for _ in range(2):  # the optimizer makes its moments, the threads start
-        _step(experiment, batch)
-    parts: dict[str, Callable[[], float]] = {
-        "data alone": lambda: _data_alone(experiment),
-        "step alone": lambda: _steps_alone(experiment, batch, steps),
-        "whole training": lambda: _whole(experiment, steps),
-        "evaluation": lambda: _evaluation(experiment, steps),
-    }
-    speeds: dict[str, list[float]] = {name: [] for name in parts}
-    for _ in range(repetitions):
-        for name, part in parts.items():
-            speeds[name].append(part())
-    ratios = [w / s for w, s in zip(speeds["whole training"], speeds["step alone"], strict=True)]
-    print(f"\nbatch {batch_size}, {repetitions} repetitions of {steps} steps\n")
-    print(table(HEADER, [_row(name, values, batch_size) for name, values in speeds.items()]))
-    print(f"\nwhole training against step alone: {median(ratios):.3f} (median of the repetitions')")
-    print(f"peak memory of the process so far: {peak_memory_mb():.0f} MB", flush=True)
-
-
-def _row(name: str, speeds: Sequence[float], batch_size: int) -> tuple[str, ...]:
-    middle = median(speeds)
-    spread = f"{min(speeds):,.0f} … {max(speeds):,.0f}"
-    return name, f"{middle:,.0f}", f"{1000 * batch_size / middle:,.1f}", spread
-
-
-def _data_alone(experiment: Experiment) -> float:
-    """Examples/s of an epoch's batches, from opening the files on."""
-    batch_size = experiment.train_data.global_batch_size
-    num_batches = experiment.train_data.num_rows // batch_size
-    started = perf_counter()
-    with closing(batches_from(experiment, 0)) as batches:
-        for _ in islice(batches, num_batches):
-            pass
-    return num_batches * batch_size / (perf_counter() - started)
-
-
-def _steps_alone(experiment: Experiment, batch: Batch, steps: int) -> float:
-    """Examples/s of updates on one batch again and again."""
-    started = perf_counter()
-    for _ in range(steps):
-        _step(experiment, batch)
-    return steps * len(batch) / (perf_counter() - started)
-
-
-def _whole(experiment: Experiment, steps: int) -> float:
-    """Examples/s of the training loop with its read-ahead, from the second batch on."""
-    with closing(batches_from(experiment, 0)) as batches:
-        _step(experiment, next(batches)[0])
-        started = perf_counter()
-        for _ in range(steps):
-            _step(experiment, next(batches)[0])
-    return steps * experiment.train_data.global_batch_size / (perf_counter() - started)
-
-
-def _evaluation(experiment: Experiment, steps: int) -> float:
-    """Examples/s of an evaluation of the first partition on as many batches, with its metrics."""
-    name, data = next(iter(experiment.validation_data.items()))
-    data = replace(data, global_batch_size=experiment.train_data.global_batch_size)
-    steps = min(steps, data.num_rows // data.global_batch_size)
-    training = replace(experiment.training, num_eval_steps=steps)
-    started = perf_counter()
-    evaluate(experiment.ranker, {name: data}, training)
-    return steps * data.global_batch_size / (perf_counter() - started)
-
-
-def _step(experiment: Experiment, batch: Batch) -> None:
-    """An update as in ``recap.run.fit``, without logging, evaluation and checkpoint."""
-    update(experiment, [(batch, 0, 1.0)], 1, LossWindow(experiment.ranker.tasks, 1, ALONE))
-    if experiment.training.torch_device.type == "cuda":
-        torch.cuda.synchronize()
-
-
-def _storage(experiment: Experiment) -> str:
-    """Bytes per row on disk, of the files and of the columns that training reads."""
-    data, ranker = experiment.train_data, experiment.ranker
-    schema = replace(
-        data.seg_dense_schema,
-        dense={n: d for n, d in data.seg_dense_schema.dense.items() if n in ranker.input_names},
-        sparse={n: s for n, s in data.seg_dense_schema.sparse.items() if n in ranker.input_names},
+def _measure_at(
+    overrides: Sequence[str], batch_size: int, rows: int, repetitions: int, twin: bool
+) -> None:
+    steps = max(2, rows // batch_size)
+    with ExitStack() as stack:
+        folder = stack.enter_context(TemporaryDirectory())
+        recap = stack.enter_context(Worker(Recap, overrides, batch_size, folder))
+        about: About = recap("about")
+        print(f"\n## batch {batch_size}\n\n{about.text}", flush=True)
+        parts = {
+            DATA: lambda: recap("data_alone", steps),
+            STEP: lambda: recap("step_alone", steps),
+            WHOLE: lambda: recap("whole_training", steps),
+            EVALUATION: lambda: recap("evaluation", steps),
+        }
+        plain = stack.enter_context(Worker(Plain, overrides, batch_size, folder)) if twin else None
+        if plain is not None:
+            parts[PLAIN] = lambda: plain("step_alone", steps)
+        took: dict[str, list[float]] = {name: [] for name in parts}
+        machines = []
+        for _ in range(repetitions):
+            for name, part in parts.items():
+                took[name].append(part())
+            machines.append(measured(about.device, about.dtype, times=1))
+        memory = {WHOLE: recap("peak_memory_mb")}
+        if plain is not None:
+            memory[PLAIN] = plain("peak_memory_mb")
+    machine = fastest_of(machines)
+    floor_s = machine.floor_s(about.flops * batch_size, about.adam_bytes)
+    rows_ = []
+    for name, times in took.items():
+        trains = name in (STEP, WHOLE, PLAIN)
+        middle = median(times)
+        rows_.append(
+            (
+                name,
+                f"{1000 * middle:,.1f}",
+                f"{1000 * min(times):,.1f} … {1000 * max(times):,.1f}",
+                f"{batch_size / middle:,.0f}",
+                f"{about.flops * batch_size / middle / machine.gemm:.0%}" if trains else "",
+                f"{floor_s / middle:.0%}" if trains else "",
+                f"{memory[name]:,.0f}" if name in memory else "",
+            )
+        )
+    print(f"{repetitions} repetitions of {steps} steps, taking turns\n\n{table(HEADER, rows_)}\n")
+    print(
+        f"floor: {1000 * floor_s:,.0f} ms, of {about.flops * batch_size / 1e9:,.1f} GFLOP at "
+        f"{machine.gemm / 1e9:,.0f} GFLOP/s and {about.adam_bytes / 1e9:.2f} GB at "
+        f"{machine.stream / 1e9:.1f} GB/s, both the best of this run"
     )
-    used = set(columns_of(schema, ranker.tasks))
-    whole = of_used = 0
-    for source in data.sources:
-        whole += source.filesystem.get_file_info(source.path).size
-        with source.filesystem.open_input_file(source.path) as file:
-            footer = pq.read_metadata(file)
-        for group in range(footer.num_row_groups):
-            for number in range(footer.num_columns):
-                column = footer.row_group(group).column(number)
-                if column.path_in_schema.removesuffix(".list.element") in used:
-                    of_used += column.total_compressed_size
-    return (
-        f"data: {data.num_rows:,} rows in {len(data.sources)} files, {whole / data.num_rows:,.0f} "
-        f"bytes per row, {of_used / data.num_rows:,.0f} of them in columns that training reads\n"
-        f"model: {sum(p.numel() for p in ranker.parameters()):,} parameters, "
-        f"{len(ranker.tasks)} tasks"
-    )
+    print(f"whole training against step alone: {_ratio(took[STEP], took[WHOLE])}")
+    print(f"evaluation against whole training: {_ratio(took[WHOLE], took[EVALUATION])}")
+    if twin:
+        print(f"recap's step against plain torch: {_ratio(took[PLAIN], took[STEP])}", flush=True)
+
+
+def _ratio(slower: Sequence[float], faster: Sequence[float]) -> str:
+    """How many times as fast the second is: median and spread over the repetitions."""
+    ratios = [before / after for before, after in zip(slower, faster, strict=True)]
+    return f"{median(ratios):.2f} × ({min(ratios):.2f} … {max(ratios):.2f})"

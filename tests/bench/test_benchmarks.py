@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-from bench import machine
+from bench import local_prod, machine, start_up
+
+BLOCK = "{output_size: 8, aggregation_size: 8, reduction_factor: null, input_layer_norm: false}"
+NARROW = (f"model.backbone.mask_blocks=[{BLOCK}]", "model.backbone.mlp.layer_sizes=[8]")
 
 
 @pytest.fixture(autouse=True)
@@ -32,3 +36,30 @@ def test_the_machines_rates(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     out = printed(machine, "times=1", monkeypatch=monkeypatch, capsys=capsys)
     assert "| 8 × 8 × 8 " in out
     assert "| fused Adam " in out
+
+
+def test_the_parts_of_training(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+):
+    small = (f"directory={tmp_path}", "rows=48", "batch_sizes=8", "part_rows=16", "repetitions=1")
+    arguments = (*small, *NARROW, "tracking=none")
+    out = printed(local_prod, *arguments, monkeypatch=monkeypatch, capsys=capsys)
+    rows = [line.split("|")[1].strip() for line in out.splitlines() if line.startswith("|")]
+    assert [row for row in rows if row != "part" and not row.startswith("-")] == [
+        "data alone",
+        "step alone",
+        "whole training",
+        "evaluation",
+        "step of plain torch",
+    ]
+    assert "32 rows in 1 files" in out
+    assert "recap's step against plain torch: " in out
+
+
+def test_seconds_to_the_first_step(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+):
+    small = (f"directory={tmp_path}", "rows=384", "repetitions=1", "tracking=none")
+    out = printed(start_up, *small, *NARROW, monkeypatch=monkeypatch, capsys=capsys)
+    assert "| first step, tracking=none " in out
+    assert "| import of torch " in out

@@ -1,0 +1,190 @@
+"""The parts of training at one batch size, by seconds a step: recap's, and the plain twin's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass, replace
+from itertools import islice
+
+import torch
+
+from bench import plain
+from bench.clock import between, moment, seconds
+from bench.machine import adam_bytes, flops_per_example
+from bench.report import peak_memory_mb
+from bench.storage import storage
+from recap.batch import Batch
+from recap.compose import compose
+from recap.console import Progress
+from recap.distributed import ALONE
+from recap.evaluate import evaluate
+from recap.experiment import Experiment, prepare
+from recap.run.divergence import LossWindow
+from recap.run.fit import fit
+from recap.run.margin import Margin
+from recap.run.reading import batches_from
+from recap.run.start import Place, observe
+from recap.run.update import update
+
+NEVER = 10**9  # steps
+
+
+@dataclass(frozen=True)
+class About:
+    """What is trained: data and model in words, where, and what a step costs at least."""
+
+    text: str
+    device: torch.device
+    dtype: torch.dtype  # of the products
+    flops: int  # of an example
+    adam_bytes: int  # of an update
+
+
+class Recap:
+    """An experiment with its tracker as configured; ``folder`` takes what it writes."""
+
+    def __init__(self, overrides: Sequence[str], batch_size: int, folder: str) -> None:
+        own = (f"train_data.global_batch_size={batch_size}", f"training.save_dir={folder}/run")
+        cfg = compose(*overrides, *own)
+        if "folder" in cfg.tracking:
+            cfg.tracking.folder = folder
+        experiment = prepare(cfg)
+        training = experiment.training
+        torch.backends.cuda.matmul.allow_tf32 = training.tf32
+        self.device = training.torch_device
+        self.observing_s = seconds(lambda: observe(experiment), self.device)
+        # the parts that a step is not: they are measured by themselves
+        training = replace(
+            training,
+            num_train_steps=NEVER,
+            eval_log_every_n=NEVER,
+            checkpoint_every_n=NEVER,
+        )
+        self.experiment = replace(experiment, training=training)
+        self.batch = first_batch(self.experiment)
+        self.experiment.ranker.train()
+        self.step_alone(2)  # the optimizer makes its moments, the threads start
+
+    def about(self) -> About:
+        """What the experiment trains."""
+        experiment, ranker = self.experiment, self.experiment.ranker
+        lines = [
+            f"data: {storage(experiment)}",
+            f"model: {experiment.num_parameters:,} parameters, {len(ranker.tasks)} tasks",
+        ]
+        if ranker.observers():
+            lines.append(f"pass over the data that inputs count: {self.observing_s:.1f} s")
+        bf16 = experiment.training.precision == "bf16"
+        return About(
+            text="\n".join(lines),
+            device=self.device,
+            dtype=torch.bfloat16 if bf16 else torch.float32,
+            flops=flops_per_example(ranker),
+            adam_bytes=adam_bytes(ranker),
+        )
+
+    def data_alone(self, steps: int) -> float:
+        """Seconds a batch, from opening the files on: an epoch, or as many as ``steps`` if more."""
+        steps = max(steps, self.experiment.train_data.num_rows // len(self.batch))
+
+        def work() -> None:
+            with closing(batches_from(self.experiment, 0)) as batches:
+                for _ in islice(batches, steps):
+                    pass
+
+        return seconds(work, self.device) / steps
+
+    def step_alone(self, steps: int) -> float:
+        """Seconds an update, on one batch again and again, without logging."""
+
+        def work() -> None:
+            for step in range(steps):
+                window = LossWindow(self.experiment.ranker.tasks, step, ALONE)
+                update(self.experiment, [(self.batch, 0, 1.0)], step, window)
+
+        return seconds(work, self.device) / steps
+
+    def whole_training(self, steps: int) -> float:
+        """Seconds a step of ``recap.run.fit`` as it is configured, from its second step on."""
+        stopwatch = Stopwatch(steps, self.device)
+        save_dir = self.experiment.save_dir
+        save_dir.mkdir(parents=True, exist_ok=True)
+        with suppress(Enough), self.experiment.tracker.run(save_dir) as run, stopwatch:
+            fit(self.experiment, run, stopwatch, Place(step=0, position=0), Margin(None))
+        return stopwatch.seconds / steps
+
+    def evaluation(self, steps: int) -> float:
+        """Seconds a batch of an evaluation of the first partition, with its metrics."""
+        name, data = next(iter(self.experiment.validation_data.items()))
+        data = replace(data, global_batch_size=len(self.batch))
+        steps = min(steps, data.num_rows // len(self.batch))
+        training = replace(self.experiment.training, num_eval_steps=steps)
+
+        def work() -> None:
+            evaluate(self.experiment.ranker, {name: data}, training)
+
+        return seconds(work, self.device) / steps
+
+    def peak_memory_mb(self) -> float:
+        """Of this process so far."""
+        return peak_memory_mb()
+
+
+class Plain:
+    """The plain twin of the experiment's model, on the same batch, with nothing else in memory."""
+
+    def __init__(self, overrides: Sequence[str], batch_size: int, folder: str) -> None:
+        own = (f"train_data.global_batch_size={batch_size}", f"training.save_dir={folder}/plain")
+        experiment = prepare(compose(*overrides, *own, "tracking=none"))
+        self.training, self.device = experiment.training, experiment.training.torch_device
+        torch.backends.cuda.matmul.allow_tf32 = self.training.tf32
+        self.batch = first_batch(experiment)
+        self.model = plain.plain_twin(experiment.ranker, experiment.ranker.tasks).to(self.device)
+        self.optimizer = plain.adam(self.model)
+        self.step_alone(2)
+
+    def step_alone(self, steps: int) -> float:
+        """Seconds an update, on one batch again and again."""
+
+        def work() -> None:
+            for _ in range(steps):
+                batch = self.batch.to(self.device, non_blocking=True)
+                plain.step(self.model, self.optimizer, batch, self.training.autocast())
+
+        return seconds(work, self.device) / steps
+
+    def peak_memory_mb(self) -> float:
+        """Of this process so far."""
+        return peak_memory_mb()
+
+
+def first_batch(experiment: Experiment) -> Batch:
+    """The first batch of training."""
+    with closing(batches_from(experiment, 0)) as batches:
+        return next(batches)[0]
+
+
+class Enough(Exception):
+    """The loop has been timed for as many steps as it should."""
+
+
+class Stopwatch(Progress):
+    """A run's progress that times so many steps behind the first one, and then ends the run."""
+
+    seconds = 0.0
+
+    def __init__(self, steps: int, device: torch.device) -> None:
+        super().__init__(NEVER)
+        self._steps, self._device = steps, device
+        self._done, self._start = 0, moment(device)
+
+    def advance(self, num_examples: int) -> None:
+        """Counts an update; raises Enough behind the last one."""
+        super().advance(num_examples)
+        self._done += 1
+        if self._done == 1:
+            self._start = moment(self._device)
+        if self._done == 1 + self._steps:
+            self.seconds = between(self._start, moment(self._device))
+            raise Enough
