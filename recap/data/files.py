@@ -15,7 +15,7 @@ from pyarrow import fs
 
 NamedFile = tuple[fs.FileSystem, str]  # the file system and the file's path in it
 
-READ_BUFFER_BYTES = 1 << 20  # of a local file's column that are in memory before they are decoded
+READ_BUFFER_BYTES = 1 << 16  # of a local file's column that are in memory before they are decoded
 
 
 class DataError(ValueError):

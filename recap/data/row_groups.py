@@ -14,6 +14,7 @@ from recap.data.files import DataError, ParquetSource
 from recap.data.ignored import RowGroupError
 from recap.data.order import Piece
 from recap.data.preprocess import Steps
+from recap.data.room import Room
 from recap.data.rows import Rows
 from recap.schema import Schema
 
@@ -85,7 +86,7 @@ class RowGroups:
     def none(self) -> Rows:
         """No rows, of the widths and types that all have."""
         table = self._sources[0].schema.empty_table().select(self._columns)
-        return Rows.gather([self._preprocess(self._decode(table))], np.arange(0))
+        return Rows.gather([self._preprocess(self._decode(table))], np.arange(0), Room())
 
     def _decoded(self, piece: Piece) -> Iterator[Rows]:
         source = self._sources[piece.source]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+
+from recap.data.room import Room
 
 # numpy has no bfloat16: its bits lie in uint16, which is no type of a schema's dense input
 BFLOAT16 = np.dtype(np.uint16)
@@ -66,58 +68,60 @@ class Rows:
         )
 
     @staticmethod
-    def gather(parts: Iterable[Rows], order: np.ndarray) -> Rows:
+    def gather(parts: Iterable[Rows], order: np.ndarray, room: Room) -> Rows:
         """Row i is row ``order[i]`` of all ``parts`` together; they hold as many rows as ``order``.
 
-        Each part is copied to its place and let go before the next one is asked for.
+        Each part is copied to its place in ``room`` and let go before the next one is asked for.
         """
         place = np.empty_like(order)
         place[order] = np.arange(len(order))
-        dense: dict[str, np.ndarray] = {}
+        gathered: Rows | None = None
         bags: dict[str, list[Bags]] = {}
-        tasks: tuple[str, ...] = ()
-        labels, weights = np.empty(0), None
         done = 0
         for part in parts:
-            if not done:
-                dense = {name: _room(len(order), array) for name, array in part.dense.items()}
+            if gathered is None:
+                gathered = part._room_for(len(order), room)
                 bags = {name: [] for name in part.sparse}
-                tasks, labels = part.tasks, _room(len(order), part.labels)
-                weights = None if part.weights is None else _room(len(order), part.weights)
             rows = place[done : done + len(part)]
-            for name, array in part.dense.items():
-                dense[name][rows] = array
+            names = gathered.dense
+            for to, array in zip(gathered._arrays(names), part._arrays(names), strict=True):
+                to[rows] = array
             for name, bag in part.sparse.items():
                 bags[name].append(bag)
-            labels[rows] = part.labels
-            if weights is not None:
-                weights[rows] = part.weights
             done += len(part)
+        assert gathered is not None
         assert done == len(order)
         sparse = {name: _take_bags(*_concatenate_bags(b), order) for name, b in bags.items()}
-        return Rows(dense, sparse, tasks, labels, weights)
+        return replace(gathered, sparse=sparse)
 
     @staticmethod
-    def concatenate(parts: Sequence[Rows]) -> Rows:
-        """All rows of ``parts``, one after the other; of all or of none weights are known."""
+    def concatenate(parts: Sequence[Rows], room: Room) -> Rows:
+        """All rows of ``parts``, one after the other, copied to ``room`` if there are several.
+
+        Weights are known of all or of none.
+        """
         if len(parts) == 1:
             return parts[0]
         first = parts[0]
-        weights = [part.weights for part in parts if part.weights is not None]
-        return Rows(
-            {name: np.concatenate([part.dense[name] for part in parts]) for name in first.dense},
-            {
-                name: _concatenate_bags([part.sparse[name] for part in parts])
-                for name in first.sparse
-            },
-            first.tasks,
-            np.concatenate([part.labels for part in parts]),
-            np.concatenate(weights) if weights else None,
-        )
+        together = first._room_for(sum(map(len, parts)), room)
+        of_parts = (part._arrays(first.dense) for part in parts)
+        for to, *arrays in zip(together._arrays(first.dense), *of_parts, strict=True):
+            np.concatenate(arrays, out=to)
+        bags = {name: [part.sparse[name] for part in parts] for name in first.sparse}
+        sparse = {name: _concatenate_bags(each) for name, each in bags.items()}
+        return replace(together, sparse=sparse)
 
+    def _arrays(self, dense: Iterable[str]) -> list[np.ndarray]:
+        """All that has an entry per row, the dense inputs in this order."""
+        weights = [] if self.weights is None else [self.weights]
+        return [*(self.dense[name] for name in dense), self.labels, *weights]
 
-def _room(rows: int, like: np.ndarray) -> np.ndarray:
-    return np.empty((rows, *like.shape[1:]), like.dtype)
+    def _room_for(self, rows: int, room: Room) -> Rows:
+        """So many rows like these, which hold anything, without the sparse ones."""
+        shapes = [((rows, *a.shape[1:]), a.dtype) for a in self._arrays(self.dense)]
+        arrays = iter(room.arrays(shapes))
+        dense = {name: next(arrays) for name in self.dense}
+        return Rows(dense, {}, self.tasks, next(arrays), next(arrays, None))
 
 
 def _take_bags(slots: np.ndarray, offsets: np.ndarray, index: np.ndarray) -> Bags:
@@ -129,8 +133,12 @@ def _take_bags(slots: np.ndarray, offsets: np.ndarray, index: np.ndarray) -> Bag
 
 
 def _concatenate_bags(bags: Sequence[Bags]) -> Bags:
-    ends = np.cumsum([0] + [offsets[-1] for _, offsets in bags])
-    offsets = [offsets[:-1] + end for (_, offsets), end in zip(bags, ends[:-1], strict=True)]
-    return np.concatenate([slots for slots, _ in bags]), np.append(
-        np.concatenate(offsets), ends[-1]
-    )
+    offsets = concatenated_offsets([offsets for _, offsets in bags])
+    return np.concatenate([slots for slots, _ in bags]), offsets
+
+
+def concatenated_offsets(offsets: Sequence[np.ndarray]) -> np.ndarray:
+    """The offsets of bags, one after the other, whose slots lie one after the other."""
+    ends = np.cumsum([0] + [each[-1] for each in offsets])
+    shifted = [each[:-1] + end for each, end in zip(offsets, ends[:-1], strict=True)]
+    return np.append(np.concatenate(shifted), ends[-1])

@@ -9,16 +9,17 @@ from dataclasses import dataclass
 from math import inf
 
 import numpy as np
-import torch
 
-from recap.batch import Bag, Batch
+from recap.batch import Batch
+from recap.data.batching import batch_of, pinned_batch_of
 from recap.data.cache import RowGroupCache
 from recap.data.files import DataError, ParquetSource
 from recap.data.ignored import Ignored, RowGroupError
-from recap.data.order import Block, Lane, Line, shares
+from recap.data.order import Block, Lane, Line, Share, shares
 from recap.data.preprocess import Steps
+from recap.data.room import Room
 from recap.data.row_groups import RowGroups, Weigh
-from recap.data.rows import BFLOAT16, Rows
+from recap.data.rows import Rows
 from recap.schema import Schema
 
 
@@ -72,6 +73,8 @@ class Stream:
         self._ignored, self._threads = ignored, threads
         self._inputs, self._steps = inputs, steps
         self._batch, self._seed, self._epochs = batch, seed, epochs
+        # a room for what is of a size: loaded blocks, and batches of several lanes
+        self._blocks, self._batches = Room(), Room()
         self._rows = rows = batch * steps.batch_multiplier  # that are read for a batch
         self._part = (0, 1)  # of what is read, which part is this rank's
         if steps.need_whole_batches:
@@ -98,19 +101,25 @@ class Stream:
                 walk.read_ahead(position * share.quota // self._rows + share.start)
                 walks.append((walk, share))
             while any(position * quota // self._rows < end for quota, end in self._ends):
-                parts = []
-                for walk, share in walks:
-                    begin = position * share.quota // self._rows
-                    first, last = begin + share.start, begin + share.stop
-                    parts += walk.rows(walk.within(first), walk.within(last))
                 here, position = position, position + self._rows
-                rows = Rows.concatenate(parts or [self._row_groups.none()])
-                batch = self._to_batch(self._cut(rows, here))
-                yield (batch.pin_memory() if pin_memory else batch), position
+                yield self._next(walks, here, pin_memory), position
         finally:
             pool.shutdown(cancel_futures=True)
             if self._ignored is not None:
                 self._ignored.tell()
+
+    def _next(self, walks: Sequence[tuple[_Walk, Share]], position: int, pin_memory: bool) -> Batch:
+        """This rank's part of the batch that is made of the rows from ``position`` on."""
+        parts = []
+        for walk, share in walks:
+            begin = position * share.quota // self._rows
+            first, last = begin + share.start, begin + share.stop
+            parts += walk.rows(walk.within(first), walk.within(last))
+        parts = parts or [self._row_groups.none()]
+        if self._steps.need_whole_batches:
+            parts = [self._cut(Rows.concatenate(parts, self._batches), position)]
+        parts = [part.only(part.dense, self._tasks) for part in parts]
+        return pinned_batch_of(parts) if pin_memory else batch_of(parts, self._batches)
 
     def _load(self, block: Block) -> _Loaded:
         """The rows of a block, decoded and preprocessed, in the order in which they come out."""
@@ -125,11 +134,11 @@ class Stream:
             parts = (rows for piece in pieces for rows in self._row_groups.read(piece))
             try:
                 if not any(lost):
-                    return _Loaded(Rows.gather(parts, order))
+                    return _Loaded(Rows.gather(parts, order, self._blocks))
                 there = np.repeat(np.logical_not(lost), [p.stop - p.start for p in block.pieces])
                 number = np.cumsum(there) - 1  # of a row among those that are there
                 kept = there[order]
-                rows = Rows.gather(parts, number[order[kept]]) if pieces else None
+                rows = Rows.gather(parts, number[order[kept]], self._blocks) if pieces else None
                 return _Loaded(rows, np.concatenate([[0], np.cumsum(kept)]))
             except RowGroupError as fault:
                 if ignored is None:
@@ -138,27 +147,17 @@ class Stream:
                 ignored.add(fault)
 
     def _cut(self, rows: Rows, position: int) -> Rows:
-        """This rank's part of the batch that is made of the rows from ``position`` on."""
-        if self._steps.need_whole_batches:
-            rows = self._steps.on_batch(
-                rows,
-                batch_size=self._batch,
-                seed=(self._seed or 0, position),
-                inputs=self._inputs,
-            )
-            part, parts = self._part
-            if parts > 1:  # every parts-th row: steps may have put those of a kind together
-                rows = rows.take(np.arange(part, len(rows), parts))
-        return rows.only(rows.dense, self._tasks)
-
-    def _to_batch(self, rows: Rows) -> Batch:
-        return Batch(
-            dense={name: _tensor(array) for name, array in rows.dense.items()},
-            sparse={name: _bag(*bags) for name, bags in rows.sparse.items()},
-            tasks=self._tasks,
-            labels=_tensor(rows.labels),
-            weights=None if rows.weights is None else _tensor(rows.weights),
+        """This rank's part of what the steps make of all rows that are read for a batch."""
+        rows = self._steps.on_batch(
+            rows,
+            batch_size=self._batch,
+            seed=(self._seed or 0, position),
+            inputs=self._inputs,
         )
+        part, parts = self._part
+        if parts > 1:  # every parts-th row: steps may have put those of a kind together
+            rows = rows.take(np.arange(part, len(rows), parts))
+        return rows
 
 
 @dataclass(frozen=True)
@@ -231,15 +230,3 @@ class _Walk:
             self._held, self._next = self._load(block), self._behind(block)
         self._block = block
         self._fill()
-
-
-def _tensor(array: np.ndarray) -> torch.Tensor:
-    array = np.ascontiguousarray(array)
-    if array.dtype == BFLOAT16:
-        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
-    return torch.from_numpy(array)
-
-
-def _bag(slots: np.ndarray, offsets: np.ndarray) -> Bag:
-    one_each = len(slots) == len(offsets) - 1 and bool((np.diff(offsets) == 1).all())
-    return Bag(torch.from_numpy(slots), torch.from_numpy(offsets), one_each)
