@@ -75,7 +75,7 @@ def _evaluate(
     """
     device = training.torch_device
     tasks = tuple(data.evaluation_tasks or ranker.tasks)
-    columns = [ranker.tasks.index(task) for task in tasks]
+    columns = torch.tensor([ranker.tasks.index(task) for task in tasks], device=device)
     metrics = {part: RankingMetrics(tasks, device) for part in ("", *ranker.stratifiers)}
     batches = data.batches(
         tasks=tasks,
@@ -93,7 +93,7 @@ def _evaluate(
             ranks.alive()
             batch = batch.to(device, non_blocking=True)
             with training.autocast():
-                logits = ranker.calibrated(ranker(batch))[:, columns]
+                logits = ranker.calibrated(ranker(batch)).index_select(1, columns)
             metrics[""].update(logits, batch.labels, batch.weights)
             for name, stratifier in ranker.stratifiers.items():
                 rows = stratifier.rows(batch)

@@ -27,6 +27,10 @@ NUM_BINS = 2 * NUM_BINS_A_SIDE
 FARTHEST = math.ldexp(NEAREST, NUM_OCTAVES) * (1 - 2.0**-24)
 DROPPED_BITS = 23 - MANTISSA_BITS
 BITS_OF_NEAREST = (127 - 3) << MANTISSA_BITS  # float32 stores an exponent plus 127
+# Batches are counted in by so many rows: some fifty operations cost more than the arithmetic of a
+# few hundred rows, and far more rows would not fit the processor's cache.
+ROWS_TOGETHER = 4096
+LOOK_EVERY = 64  # counts: whether what was given is sound is a question that waits for the device
 
 METRIC_NAMES = (
     "auroc",
@@ -65,15 +69,20 @@ class RankingMetrics:
     def __init__(self, tasks: Sequence[str], device: torch.device | str = "cpu") -> None:
         self.tasks = tuple(tasks)
         width = len(SUMS) + 4 * NUM_BINS
-        self.state = torch.zeros(len(self.tasks), width, dtype=torch.float64, device=device)
+        self._state = torch.zeros(len(self.tasks), width, dtype=torch.float64, device=device)
         self._first_bin = torch.arange(len(self.tasks), device=device) * width + len(SUMS)
+        self._waiting: list[tuple[Tensor, Tensor, Tensor | None]] = []
+        self._num_waiting = 0
+        self._faulty = torch.zeros(3, len(self.tasks), dtype=torch.int64, device=device)
+        self._num_counts = 0
+        self._num_examples = 0
 
     @torch.no_grad()
     def update(self, logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> None:
-        """Adds a batch: logits of any float type, labels 0 or 1, weights 0 or more, all [B, T].
+        """Takes a batch: logits of any float type, labels 0 or 1, weights 0 or more, all [B, T].
 
-        Costs in proportion to B · T. Raises ValueError, leaving the state as it was, for other
-        shapes, non-finite logits or weights and labels other than 0 and 1, naming the tasks.
+        Costs in proportion to B · T and waits for the device now and then. Raises ValueError for
+        other shapes, and, some batches later, as ``state`` does.
         """
         given = {"logits": logits, "labels": labels, "weights": weights}
         shapes = {name: tuple(tensor.shape) for name, tensor in given.items() if tensor is not None}
@@ -81,31 +90,63 @@ class RankingMetrics:
             set(shapes.values())
         ) > 1:
             raise ValueError(f"{shapes} must all be (examples, {len(self.tasks)} tasks)")
-        logits, labels = logits.double(), labels.double()
-        negatives, positives = 1 - labels, labels
+        wide = None if weights is None else weights.double()
+        self._waiting.append((logits.double(), labels.double(), wide))
+        self._num_waiting += len(labels)
+        if self._num_waiting >= ROWS_TOGETHER:
+            self._count_in()
+
+    @property
+    def state(self) -> Tensor:
+        """[T, S] float64, the sums of all that was given to ``update``.
+
+        Raises ValueError for non-finite logits or weights and labels other than 0 and 1, naming the
+        tasks, from then on.
+        """
+        self._count_in()
+        self._refuse_faulty()
+        return self._state
+
+    @torch.no_grad()
+    def _count_in(self) -> None:
+        """Adds what waits."""
+        batches, self._waiting, self._num_waiting = self._waiting, [], 0
+        if not batches:
+            return
+        logits, labels = (torch.cat([batch[i] for batch in batches]) for i in (0, 1))
+        weights = None
+        if any(own is not None for *_, own in batches):
+            weights = torch.cat([torch.ones_like(y) if w is None else w for _, y, w in batches])
+        either, positives = torch.ones_like(labels) if weights is None else weights, labels
+        predictions = logits.sigmoid()
+        # With the label's sign inside: softplus(x) - label · x cancels where x is large.
+        log_likelihoods = logsigmoid((2 * labels - 1) * logits)
         if weights is not None:
-            weights = weights.double()
-            negatives, positives = negatives * weights, positives * weights
-        either = negatives + positives
+            positives = labels * weights
+            predictions, log_likelihoods = predictions * weights, log_likelihoods * weights
         sums = torch.stack(
             (
-                torch.full_like(self.state[:, 0], len(labels)),
+                torch.full_like(self._state[:, 0], len(labels)),
                 labels.sum(0),
-                negatives.sum(0),
+                (either - positives).sum(0),
                 positives.sum(0),
-                (either * logits.sigmoid()).sum(0),
-                # With the label's sign inside: softplus(x) - label · x cancels where x is large.
-                (either * logsigmoid((2 * labels - 1) * logits)).sum(0).neg(),
+                predictions.sum(0),
+                log_likelihoods.sum(0).neg(),
             ),
             dim=1,
         )
-        strays = (labels * (1 - labels)).abs().sum(0)
-        if not (sums.isfinite().all() & (strays == 0).all()):
-            raise ValueError(self._faults(logits, labels, weights))
-        self.state[:, : len(SUMS)] += sums
+        self._faulty[0] += _not_finite(logits)
+        self._faulty[1] += (labels * (1 - labels) != 0).sum(0)
+        if weights is not None:
+            self._faulty[2] += _not_finite(weights)
+        self._num_examples += len(labels)
+        self._num_counts += 1
+        if self._num_counts % LOOK_EVERY == 0:
+            self._refuse_faulty()
+        self._state[:, : len(SUMS)] += sums
         position, bins = binned(logits)
-        index = (bins + self._first_bin + labels.long() * (2 * NUM_BINS)).flatten()
-        flat = self.state.view(-1)
+        index = (bins + self._first_bin + (labels > 0) * (2 * NUM_BINS)).flatten()
+        flat = self._state.view(-1)
         flat.scatter_add_(0, index, either.flatten())
         flat.scatter_add_(0, index + NUM_BINS, (either * position).flatten())
 
@@ -115,7 +156,8 @@ class RankingMetrics:
             raise ValueError(
                 f"metrics of {', '.join(self.tasks)} cannot take those of {', '.join(other.tasks)}"
             )
-        self.state += other.state.to(self.state.device)
+        theirs = other.state
+        self._state += theirs.to(self._state.device)
 
     @torch.no_grad()
     def compute(self) -> dict[str, dict[str, float]]:
@@ -141,7 +183,8 @@ class RankingMetrics:
         ``rce``, ``nrce``, ``auroc`` and its bound are NaN without positives or without negatives,
         means and the log loss without examples.
         """
-        sums = dict(zip(SUMS, self.state[:, : len(SUMS)].unbind(1), strict=True))
+        state = self.state
+        sums = dict(zip(SUMS, state[:, : len(SUMS)].unbind(1), strict=True))
         negative, positive = sums["negative_weight"], sums["positive_weight"]
         weight = negative + positive
         mean_label = positive / weight
@@ -149,7 +192,7 @@ class RankingMetrics:
             torch.xlogy(mean_label, mean_label) + torch.xlogy(1 - mean_label, 1 - mean_label)
         )
         log_loss = sums["cross_entropy"] / weight
-        histogram = self.state[:, len(SUMS) :].view(-1, 2, 2, NUM_BINS)
+        histogram = state[:, len(SUMS) :].view(-1, 2, 2, NUM_BINS)
         bins = (histogram[:, :, 0] > 0).any(dim=0).any(dim=0).nonzero().squeeze(1)
         counts, totals = histogram[..., bins].unbind(2)
         means = totals / counts.clamp(min=torch.finfo(counts.dtype).tiny)
@@ -178,26 +221,34 @@ class RankingMetrics:
             for task, row in zip(self.tasks, rows, strict=True)
         }
 
-    def _faults(self, logits: Tensor, labels: Tensor, weights: Tensor | None) -> str:
-        """A line per task and tensor at fault, with the number of rows."""
-        bad = {"logits that are not finite": ~logits.isfinite()}
-        bad["labels other than 0 and 1"] = (labels != 0) & (labels != 1)
-        if weights is not None:
-            bad["weights that are not finite"] = ~weights.isfinite()
-        return "\n".join(
-            f"task {task} has {what} in {rows} of {len(logits)} examples"
-            for what, where in bad.items()
-            for task, rows in zip(self.tasks, where.sum(0).tolist(), strict=True)
-            if rows
+    def _refuse_faulty(self) -> None:
+        """A line per task and tensor at fault, with the number of rows, if there are any."""
+        kinds = (
+            "logits that are not finite",
+            "labels other than 0 and 1",
+            "weights that are not finite",
         )
+        lines = [
+            f"task {task} has {kind} in {rows} of {self._num_examples} examples"
+            for kind, row in zip(kinds, self._faulty.tolist(), strict=True)
+            for task, rows in zip(self.tasks, row, strict=True)
+            if rows
+        ]
+        if lines:
+            raise ValueError("\n".join(lines))
+
+
+def _not_finite(values: Tensor) -> Tensor:
+    """Rows [T] that hold none; the difference is 0 of numbers alone, and cheaper than isfinite."""
+    return (values - values != 0).sum(0)
 
 
 def binned(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Position (float64, ±(1/8 + |logit|) as float32 has it) and bin of finite logits.
+    """Position (float64, ±(1/8 + |logit|) as float32 has it) and bin of logits.
 
-    Logits beyond ±4096 share the outermost bin of their side.
+    Logits beyond ±4096 share the outermost bin of their side, and what is no number is among them.
     """
-    magnitude = logits.float().abs().add_(NEAREST).clamp_(max=FARTHEST)
+    magnitude = logits.float().abs().add_(NEAREST).nan_to_num_(FARTHEST).clamp_(max=FARTHEST)
     steps = (magnitude.view(torch.int32) >> DROPPED_BITS) - BITS_OF_NEAREST
     below = logits < 0
     bins = torch.where(below, NUM_BINS_A_SIDE - 1 - steps, NUM_BINS_A_SIDE + steps)

@@ -115,23 +115,61 @@ def test_an_empty_batch_changes_nothing():
     assert not metrics.state.any()
 
 
-def test_logits_that_are_not_finite_are_refused_by_task_and_leave_the_state_alone():
+def test_logits_that_are_not_finite_are_refused_by_task_from_then_on():
     metrics = RankingMetrics(["like", "reply"])
-    with pytest.raises(
-        ValueError, match="task reply has logits that are not finite in 1 of 2 examples"
-    ):
-        metrics.update(torch.tensor([[0.0, 0.0], [0.0, math.nan]]), torch.zeros(2, 2))
-    assert not metrics.state.any()
+    metrics.update(torch.tensor([[0.0, 0.0], [0.0, math.nan]]), torch.zeros(2, 2))
+    for _ in range(2):
+        with pytest.raises(
+            ValueError, match="task reply has logits that are not finite in 1 of 2 examples"
+        ):
+            metrics.compute()
 
 
-def test_all_faults_of_a_batch_come_at_once():
+def test_all_faults_of_what_was_given_come_at_once():
+    metrics = RankingMetrics(["like"])
+    metrics.update(column(math.inf, 0), column(0, 2), column(1, math.nan))
+    metrics.update(column(1, 1, -math.inf, math.nan), column(0, 7, -1, 0.5))
     with pytest.raises(ValueError, match="task like") as error:
-        metrics_of(column(math.inf, 0), column(0, 2), column(1, math.nan))
+        metrics.compute()
     assert str(error.value).splitlines() == [
-        "task like has logits that are not finite in 1 of 2 examples",
-        "task like has labels other than 0 and 1 in 1 of 2 examples",
-        "task like has weights that are not finite in 1 of 2 examples",
+        "task like has logits that are not finite in 3 of 6 examples",
+        "task like has labels other than 0 and 1 in 4 of 6 examples",
+        "task like has weights that are not finite in 1 of 6 examples",
     ]
+
+
+def test_faults_are_told_before_a_partition_ends(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("recap.metrics.ROWS_TOGETHER", 4)
+    monkeypatch.setattr("recap.metrics.LOOK_EVERY", 3)
+    metrics = RankingMetrics(["like"])
+    metrics.update(column(math.nan), column(1))
+    for _ in range(10):  # rows 2 to 11
+        metrics.update(column(0), column(1))
+    with pytest.raises(ValueError, match="not finite in 1 of 12 examples"):
+        metrics.update(column(0), column(1))
+
+
+def test_batches_are_counted_in_many_at_a_time(monkeypatch: pytest.MonkeyPatch):
+    counted, count_in = [], RankingMetrics._count_in
+
+    def note(metrics: RankingMetrics) -> None:
+        counted.append(metrics._num_waiting)
+        count_in(metrics)
+
+    monkeypatch.setattr(RankingMetrics, "_count_in", note)
+    metrics = RankingMetrics(["like"])
+    for rows in [1000] * 6 + [5000]:
+        metrics.update(torch.zeros(rows, 1), torch.zeros(rows, 1))
+    assert metrics.compute()["like"]["examples"] == 11000
+    assert counted == [5000, 6000, 0]
+
+
+def test_weights_that_only_some_batches_have_are_one_in_the_others():
+    metrics = RankingMetrics(["like"])
+    metrics.update(column(0, 1), column(0, 1))
+    metrics.update(column(2), column(1), column(3))
+    both = metrics_of(column(0, 1, 2), column(0, 1, 1), column(1, 1, 3))
+    assert metrics.compute()["like"] == both
 
 
 @pytest.mark.parametrize("shape", [(3, 1), (2, 2), (2,)])
