@@ -11,13 +11,13 @@ import logging
 import os
 import time
 import uuid
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
+from isal import isal_zlib
 
 from recap.data import decode, hashing, rows, sampling
 from recap.data.files import ParquetSource
@@ -261,7 +261,7 @@ def _rows(file: pa.Buffer) -> Iterator[Rows]:
 
 
 def _checksum(content: pa.Buffer) -> bytes:
-    return f"{zlib.crc32(content):0{CHECKSUM_BYTES}x}".encode()
+    return f"{isal_zlib.crc32(content):0{CHECKSUM_BYTES}x}".encode()
 
 
 def _remove_if_abandoned(file: Path) -> None:

@@ -17,6 +17,7 @@ from recap.schema import Dense
 
 COMPRESSIONS = ("lz4", "zstd", "none")
 FLOATS = ("float16", "float32", "float64")
+PAGE_BYTES = 256 << 10  # what is compressed at a time: a reader's pass over it stays in its cache
 
 
 def storage_dtype(name: str, dense: Dense, stored: str | None = None) -> np.dtype:
@@ -58,6 +59,7 @@ class LayoutWriter:
 
     Rows are gathered into row groups of ``row_group_rows``. FixedSizeBinary columns and ``plain``
     columns get no dictionary and no statistics: both cost time on wide numbers and save nothing.
+    Pages hold ``PAGE_BYTES``, a quarter of what Arrow writes by itself.
     Leaving the ``with`` block by an exception leaves no file.
     """
 
@@ -88,10 +90,14 @@ class LayoutWriter:
             if column.name not in plain and not pa.types.is_fixed_size_binary(column.type)
             for leaf in (column.name, f"{column.name}.list.element")
         ]
+        widths = [c.type.byte_width for c in schema if pa.types.is_fixed_size_binary(c.type)]
         self._file = pq.ParquetWriter(
             self._temporary,
             schema,
             compression=compression,
+            data_page_size=PAGE_BYTES,
+            # pages end only where so many rows do
+            write_batch_size=max(16, min(1024, PAGE_BYTES // max(widths, default=1))),
             use_dictionary=indexed or False,  # pyright: ignore[reportArgumentType]
             write_statistics=indexed or False,  # pyright: ignore[reportArgumentType]
         )

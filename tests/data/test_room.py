@@ -103,8 +103,11 @@ def test_batches_that_are_held_stay_as_they_were(folder, lanes):
         assert torch.equal(batch.dense["row"], row)
 
 
-@pytest.mark.parametrize(("lanes", "most"), [(1, 4), (3, 14)])
-def test_a_stream_uses_the_memory_of_a_few_blocks_again(folder, lanes, most, monkeypatch):
+@pytest.mark.parametrize(("lanes", "most"), [(1, 7), (3, 13)])
+def test_a_stream_uses_the_memory_of_a_few_blocks_and_batches_again(
+    folder, lanes, most, monkeypatch
+):
+    # three blocks of a lane, as one is left and two come; four batches: made, ready, used, let go
     used: dict[int, np.ndarray] = {}
     memory_of = Room._memory
 
