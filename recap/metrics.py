@@ -113,7 +113,8 @@ class RankingMetrics:
         batches, self._waiting, self._num_waiting = self._waiting, [], 0
         if not batches:
             return
-        logits, labels = (torch.cat([batch[i] for batch in batches]) for i in (0, 1))
+        logits = torch.cat([own for own, *_ in batches])
+        labels = torch.cat([own for _, own, _ in batches])
         weights = None
         if any(own is not None for *_, own in batches):
             weights = torch.cat([torch.ones_like(y) if w is None else w for _, y, w in batches])

@@ -6,6 +6,7 @@ import json
 import pickle
 import resource
 import shutil
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -118,6 +119,22 @@ def test_training_goes_on_while_a_copy_is_written(tmp_path: Path):
     for step, value in ((1, 1), (2, 12)):
         saved = load(tmp_path / f"checkpoints/step-{step:08d}")["model"]
         assert all((tensor == value).all() for tensor in saved.values())
+
+
+def test_training_does_not_wait_for_what_must_be_done_before_a_checkpoint_is_there(tmp_path: Path):
+    release, folder = threading.Event(), tmp_path / "checkpoints/step-00000003"
+    seen: list[bool] = []
+
+    def before() -> None:
+        assert release.wait(timeout=60)
+        seen.append(folder.exists())
+
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(3, SMALL, about={}, before=before)
+        assert checkpoints.busy
+        release.set()
+    assert seen == [False]
+    assert folder.exists()
 
 
 def test_a_state_that_grows_or_shrinks_is_saved_as_it_is(tmp_path: Path):

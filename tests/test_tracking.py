@@ -530,6 +530,37 @@ def test_flush_hands_over_everything_logged_before(caplog: pytest.LogCaptureFixt
     assert caplog.messages == []
 
 
+def test_a_full_call_of_points_is_sent_without_waiting_for_more() -> None:
+    arrived: list[Point] = []
+    there = threading.Event()
+
+    def send(points: Sequence[Point]) -> None:
+        arrived.extend(points)
+        there.set()
+
+    sender = Sender(send, store="s", max_points=3, collect_s=3600)
+    sender.put([Point("loss", 0.5, 0, step) for step in range(3)])
+    assert there.wait(timeout=60)
+    assert len(arrived) == 3
+    assert sender.close() == 0
+
+
+def test_flush_does_not_wait_for_what_is_put_meanwhile() -> None:
+    arrived: list[int] = []
+
+    def send(points: Sequence[Point]) -> None:  # a store that is slower than the run
+        arrived.extend(point.step for point in points)
+        if (step := points[-1].step) < 2:
+            sender.put([Point("loss", 0.5, 0, step + 1)])
+
+    sender = Sender(send, store="s", collect_s=3600)
+    sender.put([Point("loss", 0.5, 0, 0)])
+    sender.flush()
+    assert arrived == [0]
+    assert sender.close() == 0
+    assert arrived == [0, 1, 2]
+
+
 # Sweeps
 
 

@@ -84,11 +84,18 @@ class Checkpoints:
             raise CheckpointError(f"the state cannot be saved: {folder.reason(error)}") from error
         self._start(lambda: self._reserve(plan.tensors(tensors)))
 
-    def save(self, step: int, state: Mapping[str, Any], about: Mapping[str, Any]) -> None:
+    def save(
+        self,
+        step: int,
+        state: Mapping[str, Any],
+        about: Mapping[str, Any],
+        before: Callable[[], None] = lambda: None,
+    ) -> None:
         """Takes a copy of ``state``, to be written as the checkpoint of ``step``.
 
         It is in place after the next ``wait`` or ``save``. ``about`` is what the manifest is to
-        tell beside it: plain values.
+        tell beside it: plain values. ``before`` is called in the background, too, and has returned
+        when the checkpoint gets its place.
 
         A step that is there already is left as it is: a run goes on from its latest checkpoint, so
         it comes to a step of that number again only with the same state, and what is whole stays
@@ -125,7 +132,7 @@ class Checkpoints:
         whole = {**entries(leaves), **self._plan.entries}
         manifest = {"step": step, "about": dict(about), "state": whole}
         staged = perf_counter() - started
-        self._start(lambda: self._write(final, manifest, staged, failure))
+        self._start(lambda: self._write(final, manifest, staged, failure, before))
 
     def wait(self) -> None:
         """Returns as soon as the last save is on disk.
@@ -185,7 +192,12 @@ class Checkpoints:
             self._thread = None
 
     def _write(
-        self, final: Path, manifest: dict[str, Any], staged: float, failure: Exception | None
+        self,
+        final: Path,
+        manifest: dict[str, Any],
+        staged: float,
+        failure: Exception | None,
+        before: Callable[[], None],
     ) -> None:
         """In the thread: writes what is staged, gives it its name, prunes."""
         from recap.checkpoint.writing import finish, write
@@ -201,6 +213,7 @@ class Checkpoints:
             return [None] * peers.size
 
         def my_part() -> Written:
+            before()
             aside.mkdir(exist_ok=True)  # a shared file system may show it late
             return write(aside, plan, self._staging.buffers)
 

@@ -77,6 +77,10 @@ def refuse_divergence(
 
 
 def _finite(parameters: Sequence[Tensor]) -> bool:
+    """Whether they all are, by their sums first: a twentieth of the cost, and one wait."""
+    if torch.stack([parameter.detach().sum() for parameter in parameters]).isfinite().all():
+        return True
+    # a sum of finite numbers may be too large for its type
     return all(bool(parameter.isfinite().all()) for parameter in parameters)
 
 

@@ -19,11 +19,11 @@ from recap.tracking.provenance import checkout, metadata_version
 def save(
     experiment: Experiment, run: Run, at: Place, checkpoints: Checkpoints, margin: Margin
 ) -> None:
-    """Begins to write the checkpoint of the place, and writes what was logged before it."""
-    run.flush()  # what is logged up to here will not be logged again after a resume
+    """Begins to write the checkpoint of the place, and before it what was logged."""
     longest = {LONGEST_STEP: round(margin.longest_step_s, 3)}
     about = {**_about(), **longest, DATA: experiment.train_data.fingerprint}
-    checkpoints.save(at.step, state(experiment, at), about=about)
+    # what is logged up to here will not be logged again after a resume
+    checkpoints.save(at.step, state(experiment, at), about=about, before=run.flush)
 
 
 def state(experiment: Experiment, at: Place) -> dict[str, Any]:

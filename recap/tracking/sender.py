@@ -34,7 +34,8 @@ class Sender:
         send: stores the points, or raises.
         store: name of the store, for the log.
         max_points: of one call.
-        collect_s: seconds to wait for more points before a call, unless somebody flushes.
+        collect_s: seconds to wait for more points before a call, unless ``max_points`` wait or
+            somebody flushes. A call costs MLflow's stores the time of a hundred points.
         retry_s: seconds between attempts while ``send`` raises.
     """
 
@@ -44,7 +45,7 @@ class Sender:
         *,
         store: str,
         max_points: int = 1000,
-        collect_s: float = 1.0,
+        collect_s: float = 5.0,
         retry_s: float = 2.0,
     ) -> None:
         self._send = send
@@ -54,7 +55,9 @@ class Sender:
         self._retry_s = retry_s
         self._waiting: deque[Point] = deque()
         self._change = threading.Condition()
-        self._hurry = False
+        self._num_put = 0
+        self._num_sent = 0
+        self._urgent = 0  # so many points of all that were put are to be sent at once
         self._failing = False
         self._give_up_at: float | None = None
         self._thread = threading.Thread(target=self._work, name="metric-sender", daemon=True)
@@ -64,15 +67,15 @@ class Sender:
         """Queue the points; never blocks."""
         with self._change:
             self._waiting.extend(points)
+            self._num_put += len(points)
             self._change.notify_all()
 
     def flush(self) -> None:
-        """Wait until the queue is empty or the store does not answer."""
+        """Wait until what was put before is sent or the store does not answer; from any thread."""
         with self._change:
-            self._hurry = True
+            wanted = self._urgent = self._num_put
             self._change.notify_all()
-            self._change.wait_for(lambda: self._failing or not self._waiting)
-            self._hurry = False
+            self._change.wait_for(lambda: self._failing or self._num_sent >= wanted)
 
     def close(self, *, patience_s: float = 5.0) -> int:
         """Number of points that could not be sent; tries for ``patience_s`` while ``send`` raises.
@@ -81,7 +84,6 @@ class Sender:
         """
         with self._change:
             self._give_up_at = time.monotonic() + patience_s
-            self._hurry = True
             self._change.notify_all()
         while self._thread.is_alive() and not self._is_stuck():
             self._thread.join(timeout=0.5)
@@ -106,13 +108,18 @@ class Sender:
         with self._change:
             self._change.wait_for(lambda: self._waiting or self._give_up_at is not None)
             if not self._failing:
-                self._change.wait_for(lambda: self._hurry, timeout=self._collect_s)
+                self._change.wait_for(self._is_due, timeout=self._collect_s)
             return list(islice(self._waiting, self._max_points))
+
+    def _is_due(self) -> bool:
+        closing = self._give_up_at is not None
+        return closing or self._urgent > self._num_sent or len(self._waiting) >= self._max_points
 
     def _sent(self, num_points: int) -> None:
         with self._change:
             for _ in range(num_points):
                 self._waiting.popleft()
+            self._num_sent += num_points
             if self._failing:
                 log.info("tracking: %s answers again", self._store)
             self._failing = False
