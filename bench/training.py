@@ -18,7 +18,7 @@ from recap.batch import Batch
 from recap.compose import compose
 from recap.console import Progress
 from recap.distributed import ALONE
-from recap.evaluate import evaluate
+from recap.evaluation import evaluate
 from recap.experiment import Experiment, prepare
 from recap.run.divergence import LossWindow
 from recap.run.fit import fit

@@ -1,4 +1,4 @@
-"""``python -m recap.evaluate``: the metrics of a run's checkpoint, or of each one as it appears.
+"""The metrics of a run's checkpoint, or of each one as it appears: ``python -m recap.evaluate``.
 
 It reads the run's folder and adds to the run's record, and leaves the rest of both as they are: it
 may work beside the processes that train, on ranks of its own.
@@ -13,18 +13,17 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
-from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException
 from omegaconf import DictConfig, OmegaConf
 
 from recap import checkpoint
-from recap.compose import Refused, hydra_command
+from recap.compose import Refused
 from recap.compose.binding import any_at
 from recap.console import metrics_table
 from recap.distributed import ALONE, Ranks
-from recap.evaluate import Results, evaluate, flat, shown
+from recap.evaluation import Results, evaluate, flat, shown
 from recap.experiment import Parts, assemble, for_other_devices, refuse_together, told_once
-from recap.run.connected import connected, told_plainly
+from recap.run.connected import connected
 from recap.run.preemption import preemptible
 from recap.signals import Stopped, stop_signals
 
@@ -233,10 +232,3 @@ def _record(
     if recorded:
         with parts.tracker.join(run_dir) as run:
             run.log(step, flat(recorded))
-
-
-@hydra_command("evaluate", check=faults_of)
-def main(cfg: DictConfig) -> None:
-    """The command; see ``evaluate_run``. What a user can mend is printed without a trace."""
-    with told_plainly():
-        evaluate_run(cfg, list(HydraConfig.get().overrides.task))

@@ -2,6 +2,9 @@
 
 Started again in the same run directory, it continues the run: same weights, same order of rows.
 The same command line trains on one process or on many, as torchrun or SLURM starts them.
+
+What trains, ``recap.trainer``, is imported when it does: torch alone takes longer than an answer to
+``--help`` or ``--cfg job``.
 """
 
 from __future__ import annotations
@@ -11,172 +14,38 @@ if __name__ == "__main__":  # what follows takes seconds, in which a scheduler m
 
     hold_warnings()
 
-import io
-import logging
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from omegaconf import DictConfig
 
-import torch
-from filelock import FileLock, Timeout
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
-
-from recap.compose import Refused, hydra_command
-from recap.compose.run_config import write_config
-from recap.console import Progress, metrics_table
-from recap.distributed import Ranks
-from recap.evaluate import objective, shown, undefined
-from recap.experiment import Experiment, faults, prepare
-from recap.run.connected import connected, told_plainly
-from recap.run.ending import CameTo, outcome_kept
-from recap.run.fit import fit
-from recap.run.margin import Margin
-from recap.run.preemption import preemptible
-from recap.run.split import record
-from recap.run.start import pace, start
-from recap.search.trial import pruning_of
-from recap.signals import ignore_warnings
-from recap.sweep.closing import job_ended
-from recap.tracking.provenance import without_passwords
-
-log = logging.getLogger(__name__)
+from recap.compose import hydra_command
 
 
-def train(cfg: DictConfig) -> float | None:
-    """Trains, evaluates and tracks; returns the metric that ``training.objective`` names.
+def faults(cfg: DictConfig, num_ranks: int) -> list[str]:
+    """What is wrong with a run's config for so many ranks; see ``recap.experiment.faults``."""
+    from recap import experiment
 
-    Raises:
-        Refused: see ``recap.experiment.prepare``; also a run directory of another architecture, or
-            one that another process trains in.
-        Diverged, DataError, OtherRankFailed, CheckpointError: what only shows while training; a
-            checkpoint of an earlier step is in place.
-        Stopped: after Ctrl-C, SIGTERM or a scheduler's signal, with a checkpoint of the step it
-            came in.
-        Pruned: the run's search has seen enough of it.
-    """
-    with connected(cfg) as ranks, preemptible(ranks) as margin:
-        experiment = prepare(cfg, ranks)
-        save_dir = experiment.save_dir
-        with (
-            _alone_in(save_dir, ranks),
-            outcome_kept(save_dir, cfg, first=ranks.first) as came_to,
-        ):
-            return _train(experiment, cfg, came_to, margin)
+    return experiment.faults(cfg, num_ranks)
 
 
-def _train(
-    experiment: Experiment, cfg: DictConfig, came_to: CameTo, margin: Margin
-) -> float | None:
-    training, ranker, ranks = experiment.training, experiment.ranker, experiment.ranks
-    torch.backends.cuda.matmul.allow_tf32 = training.tf32
-    with ranks.together():
-        came_to.at = at = start(experiment)
-        if ranks.first:
-            _write_config(experiment, cfg)
-            margin.recall(**pace(experiment.save_dir))
-    log.info(
-        "%s: %d tasks, %s parameters on %s, %s rows in %d files, steps %d to %d",
-        experiment.save_dir,
-        len(ranker.tasks),
-        f"{experiment.num_parameters:,}",
-        f"{ranks.world_size} × {training.torch_device.type}"
-        if ranks.world_size > 1
-        else training.torch_device,
-        f"{experiment.train_data.num_rows:,}",
-        len(experiment.train_data.sources),
-        at.step,
-        training.num_train_steps,
-    )
-    if ranks.first:
-        for warning in experiment.train_data.rank_warnings(ranks.world_size):
-            log.warning("train_data: %s", warning)
-    with ranks.together():
-        opened = experiment.tracker.run(
-            experiment.save_dir,
-            overrides=_overrides(),
-            config_yaml=OmegaConf.to_yaml(cfg, resolve=True),
-            name=experiment.save_dir.name,
-            parent=_sweep_dir(),
-            resume_step=at.step,
-        )
-    pruning = pruning_of(experiment.save_dir, ranks)
-    shown_on = sys.stderr if ranks.first else io.StringIO()
-    with (
-        opened as run,
-        Progress(training.num_train_steps, first_step=at.step, stream=shown_on) as progress,
-    ):
-        if ranks.first:
-            record(experiment.tables, experiment.save_dir, run)
-        results = fit(experiment, run, progress, at, margin, pruning)
-        value = None
-        if training.objective is not None:
-            value = objective(results, training.objective)
-            run.log(at.step, {"objective": value})
-    log.info("\n%s\n", metrics_table(shown(results)))
-    if value is not None:
-        came_to.objective = value
-        came_to.message = why = undefined(results, str(training.objective))
-        log.info("objective %s: %.5f%s", training.objective, value, f": {why}" if why else "")
-    log.info("run: %s", experiment.save_dir)
-    if run.view:
-        log.info("look at it: %s", run.view)
-    return value
+def ended(cfg: DictConfig, error: BaseException | None) -> None:
+    """What a queued run still does as it ends; see ``recap.sweep.closing.job_ended``."""
+    from recap.sweep.closing import job_ended
+
+    job_ended(cfg, error)
 
 
-@contextmanager
-def _alone_in(save_dir: Path, ranks: Ranks) -> Iterator[None]:
-    """Two runs in one folder would each continue from what the other saves; rank 0 holds the lock.
-
-    Raises:
-        Refused: another one is in it. A killed process is in no folder: the system frees its lock.
-    """
-    lock = FileLock(save_dir / ".lock")
-    with ranks.together():
-        if ranks.first:
-            save_dir.mkdir(parents=True, exist_ok=True)
-            try:
-                lock.acquire(timeout=0)
-            except Timeout as error:
-                raise Refused(
-                    [
-                        f"training.save_dir={save_dir}: another process is training in this "
-                        "folder; wait for its end, or name another folder as training.save_dir"
-                    ]
-                ) from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _write_config(experiment: Experiment, cfg: DictConfig) -> None:
-    try:
-        write_config(experiment.save_dir, without_passwords(OmegaConf.to_yaml(cfg)))
-    except OSError as error:
-        raise Refused([f"training.save_dir={experiment.save_dir}: {error}"]) from error
-
-
-def _overrides() -> list[str]:
-    return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
-
-
-def _sweep_dir() -> Path | None:
-    if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
-        return None
-    return Path(HydraConfig.get().sweep.dir).absolute()
-
-
-@hydra_command("train", check=faults, ended=job_ended)
+@hydra_command("train", check=faults, ended=ended)
 def main(cfg: DictConfig) -> float | None:
-    """The command; see ``train``. What a user can mend is printed without a trace, by rank 0."""
+    """The command; see ``recap.trainer``. What a user can mend is told without a trace."""
+    from recap.run.connected import told_plainly
+    from recap.trainer import train
+
     with told_plainly(at_once="stopped at once; only what a checkpoint holds is kept"):
         return train(cfg)
 
 
 if __name__ == "__main__":
+    from recap.signals import ignore_warnings
+
     try:
         main()
     finally:

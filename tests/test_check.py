@@ -15,7 +15,7 @@ from torch import nn
 
 from recap import footprint
 from recap.batch import Batch
-from recap.check import check
+from recap.checker import check
 from recap.compose import Refused
 from recap.loss import MultiTaskLoss
 from recap.optimizer import RecapAdamConfig, RecapOptimizerConfig

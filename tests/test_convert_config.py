@@ -24,7 +24,7 @@ from recap.model.original import from_original
 from recap.model.original_weights import original_weights, task_name
 from recap.optimizer import set_learning_rates
 from recap.original.data import parquet_name
-from recap.train import train
+from recap.trainer import train
 
 LOCAL_PROD = Path(__file__).parent / "original/local_prod.yaml"
 EVERYTHING = Path(__file__).parent / "original/everything.yaml"

@@ -10,7 +10,7 @@ import pytest
 import torch
 from tiny import Tiny, rows, write
 
-from recap.evaluate import Results, evaluate, flat, objective, shown, undefined
+from recap.evaluation import Results, evaluate, flat, objective, shown, undefined
 from recap.experiment import Experiment, prepare
 from recap.metrics import RankingMetrics
 

@@ -19,7 +19,7 @@ from tiny import ENVIRONMENT, HERE, Tiny
 from recap import checkpoint
 from recap.compose import CONF, Refused
 from recap.compose.run_config import CONFIG_FILE, read_config
-from recap.evaluate import Results, flat
+from recap.evaluation import Results, flat
 from recap.evaluator import LastStepNotReached, evaluate_run
 from recap.tracking.mlflow import MlflowTracker
 

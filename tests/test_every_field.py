@@ -31,7 +31,7 @@ from recap.data.files import DataError
 from recap.data.statistics import Columns, write_statistics
 from recap.experiment import Experiment, prepare
 from recap.model.outputs import Outputs
-from recap.train import train
+from recap.trainer import train
 
 numbers = itertools.count()
 

@@ -13,7 +13,7 @@ from recap import checkpoint
 from recap.compose import compose
 from recap.convert_config import main
 from recap.data.convert.tfrecord_files import convert_tfrecords
-from recap.train import train
+from recap.trainer import train
 
 GOLDEN = Path(__file__).parents[2] / "shared/golden"
 

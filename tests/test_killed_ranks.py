@@ -22,7 +22,7 @@ SETTINGS = ("training.num_train_steps=100", "training.checkpoint_every_n=1")
 
 # Processes that start from one which has imported everything: each of the many starts is quick.
 forked = multiprocessing.get_context("forkserver")
-forked.set_forkserver_preload(["recap.train", "torchrec.distributed.planner"])
+forked.set_forkserver_preload(["recap.trainer", "torchrec.distributed.planner"])
 
 
 def train(command: Sequence[str], environ: dict[str, str], output: Path) -> None:

@@ -19,7 +19,7 @@ from tiny import ENVIRONMENT, HERE, Tiny, rows, write
 import recap.run.fit
 from recap.checkpoint import CheckpointError
 from recap.compose import Refused
-from recap.evaluate import evaluate
+from recap.evaluation import evaluate
 from recap.experiment import prepare
 from recap.metrics import RankingMetrics
 from recap.run.start import start

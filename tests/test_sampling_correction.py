@@ -10,7 +10,7 @@ import pytest
 from tiny import Tiny, rows, write
 
 from recap.compose import Refused
-from recap.evaluate import evaluate
+from recap.evaluation import evaluate
 from recap.experiment import prepare
 
 TRUE_RATE, NEGATIVES_KEPT = 0.1, 0.25

@@ -20,7 +20,7 @@ from omegaconf import DictConfig
 from recap import checkpoint
 from recap.compose import CONF
 from recap.tracking import NoRun, NoTracker
-from recap.train import train
+from recap.trainer import train
 
 HERE = Path(__file__).resolve().parent
 ENVIRONMENT = {

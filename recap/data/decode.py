@@ -263,4 +263,8 @@ def _one_chunk(table: pa.Table, name: str) -> pa.Array:
 
 
 def _numpy(array: pa.Array) -> np.ndarray:
-    return array.to_numpy(zero_copy_only=False)
+    if array.null_count or not pa.types.is_primitive(array.type):
+        return array.to_numpy(zero_copy_only=False)
+    if pa.types.is_boolean(array.type):
+        return np.from_dlpack(array.cast(pa.uint8())).view(bool)
+    return np.from_dlpack(array)  # as to_numpy does it, which first imports pandas

@@ -11,6 +11,7 @@ import torch
 from torch.nn import Parameter
 
 from recap.nearest import nearest
+from recap.optimizer.eager import Adam
 from recap.optimizer.joint import JointOptimizer
 from recap.optimizer.param_groups import named_groups
 
@@ -44,7 +45,7 @@ class RecapAdamConfig:
 
     def __call__(self, groups: Sequence[Mapping[str, Any]]) -> torch.optim.Optimizer:
         """The optimizer over ``groups``."""
-        return torch.optim.Adam(
+        return Adam(
             [dict(group) for group in groups],
             betas=(self.beta_1, self.beta_2),
             eps=self.epsilon,

@@ -9,7 +9,7 @@ from contextlib import closing
 from recap.checkpoint import Checkpoints
 from recap.console import Progress
 from recap.distributed import Ranks, refuse_failures
-from recap.evaluate import Results, evaluate, flat, objective
+from recap.evaluation import Results, evaluate, flat, objective
 from recap.experiment import Experiment
 from recap.run.divergence import LossWindow, refuse_divergence
 from recap.run.margin import Margin

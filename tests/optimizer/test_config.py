@@ -34,7 +34,7 @@ def test_the_section_works_from_python_alone():
     )
     tower, backbone = linear(), linear()
     optimizer = config(towers={"task1": tower}, backbone=backbone)
-    assert type(optimizer) is torch.optim.Adam
+    assert isinstance(optimizer, torch.optim.Adam)
     assert optimizer.defaults["betas"] == (0.95, 0.999)
     assert optimizer.defaults["eps"] == 1e-7
     assert {group["name"]: group["lr"] for group in optimizer.param_groups} == {
