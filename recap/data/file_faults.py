@@ -60,11 +60,18 @@ def _dense_fault(held: pa.DataType, dense: Dense) -> str | None:
 
 def _lossy(held: pa.DataType, dense: Dense) -> str | None:
     """Why numbers would wrap or be cut: any may be read as floats, but not the other way round."""
-    dtype, stored = np.dtype(dense.dtype), np.dtype(held.to_pandas_dtype())
+    dtype, stored = np.dtype(dense.dtype), _numpy_dtype(held)
     if dtype.kind == "f" or np.can_cast(stored, dtype):
         return None
     wide = [name for name in DENSE_DTYPES if np.can_cast(stored, name)]
     return f"holds {held}, which {dense.dtype} does not; state a dtype that does: {', '.join(wide)}"
+
+
+def _numpy_dtype(held: pa.DataType) -> np.dtype:
+    """As ``held.to_pandas_dtype`` says it, which imports pandas."""
+    kinds = {"b": pa.types.is_boolean, "f": pa.types.is_floating, "u": pa.types.is_unsigned_integer}
+    kind = next((kind for kind, is_of in kinds.items() if is_of(held)), "i")
+    return np.dtype(f"{kind}{max(1, held.bit_width // 8)}")
 
 
 def _sparse_fault(held: pa.DataType, sparse: Sparse) -> str | None:
