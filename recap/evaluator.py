@@ -42,6 +42,7 @@ ASIDE = (
     "training.initial_checkpoint_dir",
     "training.objective",
     "training.sharding",
+    "training.compile",
     "training.gradient_accumulation",
     "training.gradient_clip_norm",
     "optimizer",

@@ -27,6 +27,7 @@ from recap.joining import column_faults, joining_faults, rank_faults
 from recap.loss import MultiTaskLoss
 from recap.model.heavy_ranker import HeavyRanker
 from recap.model.sharding_plan import TablePlan
+from recap.run.compiled import compile_faults
 from recap.run.parallel import parallel
 from recap.run.split import Split, planned_split, split, split_faults, to_be_split
 from recap.run.warm_start import start_faults
@@ -105,7 +106,13 @@ class Parts:
         return Experiment(
             self.training,
             self.ranker,
-            parallel(self.ranker, ranks, self.training.torch_device, split=names),
+            parallel(
+                self.ranker,
+                ranks,
+                self.training.torch_device,
+                split=names,
+                compile_mode=self.training.compile,
+            ),
             loss,
             self.optimizer,
             self.train_data,
@@ -218,6 +225,8 @@ def assemble(cfg: DictConfig, num_ranks: int | None = None, ranks: Ranks = ALONE
     inputs = None if parts.ranker is None else parts.ranker.input_names
     faults += column_faults(plain, sections, inputs)
     if parts.ranker is not None and parts.training is not None:
+        if num_ranks is None:  # else on other machines than this
+            faults += compile_faults(parts.training)
         _placed(parts, num_ranks)
         if parts.train_data is not None and parts.training.sampling_correction == "calibration":
             rates = parts.train_data.tasks
@@ -237,7 +246,7 @@ def _placed(parts: Parts, num_ranks: int | None) -> None:
     number = num_ranks or launched().world_size
     if not to_be_split(parts.ranker, parts.build_optimizer, number):
         parts.ranker.to(parts.training.torch_device)
-    elif num_ranks is None and parts.train_data is not None:  # else on other machines than this
+    elif num_ranks is None and parts.train_data is not None:
         parts.faults += split_faults(parts.training, parts.build_optimizer)
         with _collected(parts.faults, "training.sharding"):
             parts.split = planned_split(

@@ -34,6 +34,7 @@ class Training:
     sampling_correction: Literal["weights", "calibration"] = "weights"
     precision: Literal["float32", "bf16"] = "float32"
     tf32: bool = False
+    compile: Literal["default", "reduce-overhead", "max-autotune"] | None = None
     device: str | None = None
     seed: int = 0
     objective: str | None = None

@@ -79,6 +79,7 @@ OUTSIDE = {
     "final_num_steps": (0,),
     "sample_every_s": (0, -1.0),
     "precision": ("fp16",),
+    "compile": ("fast", "reduce-overhead"),
     "loss_reduction": ("average",),
     "device": ("gpu7",),
     "objective": ("auroc", "valid/nothing/auroc"),

@@ -314,6 +314,7 @@ CASES: list[tuple[str, str, Any]] = [
     ("tiny", "training.loss_reduction", "max"),
     ("sampled", "training.sampling_correction", "calibration"),
     ("tiny", "training.precision", "bf16"),
+    ("tiny", "training.compile", Refuses("reduce-overhead", "CUDA graphs are for GPUs")),
     ("tiny", "training.seed", 1),
     ("tiny", "training.objective", "valid/like/auroc"),
     ("tiny", "model.multi_task_type", "share_partial"),

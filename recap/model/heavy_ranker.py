@@ -138,6 +138,8 @@ class HeavyRanker(nn.Module):
                 self.inputs[module_key(name)] = input_layer(build(schema, num_slots))
         _refuse(faults + _tables_named_twice(self._tables()))
 
+        bags = {*schema.sparse}
+        self.bag_readers = tuple(key for key, layer in self.inputs.items() if read_by(layer) & bags)
         self.tasks = tuple(tasks)
         self.pos_weights = {name: task.pos_weight for name, task in tasks.items()}
         self.loss_weights = {name: task.loss_weight for name, task in tasks.items()}
@@ -167,13 +169,23 @@ class HeavyRanker(nn.Module):
                     self.affine_maps[module_key(name)] = task.affine_map.start()
         _refuse(faults)
 
-    def forward(self, batch: Batch) -> Tensor:
-        """The logits, [B, T] float32 under autocast too (float64 in a float64 model)."""
-        return self._logits_and_backbone(batch)[0]
+    def forward(self, batch: Batch, read: Mapping[str, Tensor] | None = None) -> Tensor:
+        """The logits, [B, T] float32 under autocast too (float64 in a float64 model).
+
+        ``read`` is what ``read_bags`` gave, where it was called before.
+        """
+        return self._logits_and_backbone(batch, {} if read is None else read)[0]
+
+    def read_bags(self, batch: Batch) -> dict[str, Tensor]:
+        """Outputs [B, D] of the inputs that read bags of ids, by their key in ``inputs``.
+
+        The numbers of ids differ from batch to batch. The rest of a forward pass has one size, B.
+        """
+        return {key: self.inputs[key](batch) for key in self.bag_readers}
 
     def outputs(self, batch: Batch) -> Outputs:
         """Everything the ranker says of the batch."""
-        logits, backbone = self._logits_and_backbone(batch)
+        logits, backbone = self._logits_and_backbone(batch, {})
         calibrated = self.calibrated(logits).sigmoid()
         # not as a matrix product, which autocast would round to bfloat16
         score = (calibrated * self.score_weights.to(calibrated.dtype)).sum(dim=1)
@@ -194,8 +206,11 @@ class HeavyRanker(nn.Module):
         """The logits [B, T] of the calibrated probabilities p·r / (1 − p + p·r): log r is added."""
         return logits + self.calibration.to(logits.dtype)
 
-    def _logits_and_backbone(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
-        features = torch.cat([layer(batch) for layer in self.inputs.values()], dim=1)
+    def _logits_and_backbone(
+        self, batch: Batch, read: Mapping[str, Tensor]
+    ) -> tuple[Tensor, Tensor | None]:
+        parts = [read[key] if key in read else layer(batch) for key, layer in self.inputs.items()]
+        features = torch.cat(parts, dim=1)
         shared, backbone = features, None
         if self.backbone is not None:
             shared = backbone = self.backbone(features)

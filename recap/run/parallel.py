@@ -11,23 +11,33 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from recap.distributed import Ranks
+from recap.model.heavy_ranker import HeavyRanker
+from recap.run.compiled import Compiled
 
 
 def parallel(
-    ranker: nn.Module, ranks: Ranks, device: torch.device, *, split: Collection[str] = ()
+    ranker: HeavyRanker,
+    ranks: Ranks,
+    device: torch.device,
+    *,
+    split: Collection[str] = (),
+    compile_mode: str | None = None,
 ) -> nn.Module:
     """The module to call in training; its backward leaves the mean gradients of all ranks.
 
-    Alone, or where nothing is trained, it is the ranker itself. Buffers are not sent around: batch
-    norms keep the same statistics on all ranks by themselves, see ``recap.model.batch_norm``. The
-    parameters named in ``split`` have their gradients by other ways.
+    Alone, or where nothing is trained, it is the ranker itself, or as compiled. Buffers are not
+    sent around: batch norms keep the same statistics on all ranks by themselves, see
+    ``recap.model.batch_norm``. The parameters named in ``split`` have their gradients by other
+    ways.
     """
     trained = any(p.requires_grad for name, p in ranker.named_parameters() if name not in split)
+    called = ranker if compile_mode is None else Compiled(ranker, compile_mode)
     if ranks.world_size == 1 or not trained:
-        return ranker
-    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(ranker, list(split))
+        return called
+    names = [name if called is ranker else f"ranker.{name}" for name in split]
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(called, names)
     return SameBuckets(
-        ranker,
+        called,
         device_ids=[torch.cuda.current_device()] if device.type == "cuda" else None,
         forward_sync_buffers=False,
         gradient_as_bucket_view=True,

@@ -8,6 +8,7 @@ import torch
 
 from recap.batch import Batch
 from recap.experiment import Experiment
+from recap.run.on_device import on_device
 
 FEWEST_ROWS = 2  # of a batch that lost rows: a batch norm cannot train on one
 
@@ -16,9 +17,9 @@ MicroBatches = list[tuple[Batch, int, float]]
 
 
 def batches_from(experiment: Experiment, position: int) -> Generator[tuple[Batch, int]]:
-    """This rank's part of every batch, without end."""
+    """This rank's part of every batch, without end, on the device that trains."""
     training, ranks = experiment.training, experiment.ranks
-    return experiment.train_data.batches(
+    batches = experiment.train_data.batches(
         tasks=experiment.ranker.tasks,
         inputs=experiment.ranker.input_names,
         weighted=training.sampling_correction == "weights",
@@ -29,6 +30,7 @@ def batches_from(experiment: Experiment, position: int) -> Generator[tuple[Batch
         world_size=ranks.world_size,
         pin_memory=training.torch_device.type == "cuda",
     )
+    return on_device(batches, training.torch_device)
 
 
 def next_batches(
