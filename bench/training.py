@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import closing, suppress
+from contextlib import AbstractContextManager, closing, nullcontext, suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 
@@ -26,6 +26,7 @@ from recap.run.margin import Margin
 from recap.run.reading import batches_from
 from recap.run.start import Place, observe
 from recap.run.update import update
+from recap.tracking import Run
 
 NEVER = 10**9  # steps
 
@@ -105,14 +106,25 @@ class Recap:
 
         return seconds(work, self.device) / steps
 
-    def whole_training(self, steps: int) -> float:
-        """Seconds a step of ``recap.run.fit`` as it is configured, from its second step on."""
-        stopwatch = Stopwatch(steps, self.device)
-        save_dir = self.experiment.save_dir
-        save_dir.mkdir(parents=True, exist_ok=True)
-        with suppress(Enough), self.experiment.tracker.run(save_dir) as run, stopwatch:
+    def whole_training(
+        self,
+        steps: int,
+        around: AbstractContextManager = nullcontext(),  # noqa: B008
+    ) -> float:
+        """Seconds a step of ``recap.run.fit`` as it is configured, from its second step on.
+
+        These steps are made within ``around``.
+        """
+        stopwatch = Stopwatch(steps, self.device, around)
+        with suppress(Enough), self.opened() as run, stopwatch:
             fit(self.experiment, run, stopwatch, Place(step=0, position=0), Margin(None))
         return stopwatch.seconds / steps
+
+    def opened(self) -> Run:
+        """The tracker's run of the experiment's folder."""
+        save_dir = self.experiment.save_dir
+        save_dir.mkdir(parents=True, exist_ok=True)
+        return self.experiment.tracker.run(save_dir)
 
     def evaluation(self, steps: int) -> float:
         """Seconds a batch of an evaluation of the first partition, with its metrics."""
@@ -174,9 +186,9 @@ class Stopwatch(Progress):
 
     seconds = 0.0
 
-    def __init__(self, steps: int, device: torch.device) -> None:
+    def __init__(self, steps: int, device: torch.device, around: AbstractContextManager) -> None:
         super().__init__(NEVER)
-        self._steps, self._device = steps, device
+        self._steps, self._device, self._around = steps, device, around
         self._done, self._start = 0, moment(device)
 
     def advance(self, num_examples: int) -> None:
@@ -184,7 +196,9 @@ class Stopwatch(Progress):
         super().advance(num_examples)
         self._done += 1
         if self._done == 1:
+            self._around.__enter__()
             self._start = moment(self._device)
         if self._done == 1 + self._steps:
             self.seconds = between(self._start, moment(self._device))
+            self._around.__exit__(None, None, None)
             raise Enough

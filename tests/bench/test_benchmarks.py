@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 
-from bench import local_prod, machine, start_up
+from bench import cost, local_prod, machine, start_up, step_parts
 
 BLOCK = "{output_size: 8, aggregation_size: 8, reduction_factor: null, input_layer_norm: false}"
 NARROW = (f"model.backbone.mask_blocks=[{BLOCK}]", "model.backbone.mlp.layer_sizes=[8]")
@@ -63,3 +63,30 @@ def test_seconds_to_the_first_step(
     out = printed(start_up, *small, *NARROW, monkeypatch=monkeypatch, capsys=capsys)
     assert "| first step, tracking=none " in out
     assert "| import of torch " in out
+
+
+def test_the_parts_of_a_step(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+):
+    small = (f"directory={tmp_path}", "rows=48", "batch_sizes=8", "part_rows=16")
+    arguments = (*small, *NARROW, "tracking=none")
+    out = printed(step_parts, *arguments, monkeypatch=monkeypatch, capsys=capsys)
+    parts = {
+        cells[1].strip(): float(cells[2].split()[0].replace(",", ""))
+        for line in out.splitlines()
+        if len(cells := line.split("|")) == 4 and "ms a step" not in line and ":" not in line
+    }
+    named = ("waiting for data", "featurization", "user embeddings", "backbone", "towers")
+    for part in (*named, "loss", "backward", "optimizer", "logging"):
+        assert parts[part] > 0, part
+    assert any(name.startswith("aten::") for name in parts)
+
+
+def test_the_plot_of_the_cost(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+):
+    points = ("widths=4", "tasks=11", "batch_sizes=4", "batch_size=8", "repetitions=1")
+    small = (f"directory={tmp_path}", f"plot={tmp_path / 'cost.png'}", *NARROW)
+    out = printed(cost, *points, *small, monkeypatch=monkeypatch, capsys=capsys)
+    assert "| tasks 11 " in out
+    assert (tmp_path / "cost.png").read_bytes().startswith(b"\x89PNG")
