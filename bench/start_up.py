@@ -109,18 +109,19 @@ def _walked(overrides: Sequence[str], run: Path) -> dict[str, float]:
 def _walk(started: float, overrides: Sequence[str]) -> None:
     """Goes to the first step as ``recap.train`` does and prints when it came where."""
     marks = {"interpreter": time()}
+    import recap.train
+    from recap.compose import compose
+
+    marks["imports of the command"] = time()
+    cfg = compose(*overrides)
+    marks["composition"] = time()
     import torch  # noqa: F401
 
     marks["import of torch"] = time()
-    import recap.train  # noqa: F401
-
-    marks["all other imports"] = time()
-    from recap.compose import compose
-
-    cfg = compose(*overrides)
-    marks["composition"] = time()
+    import recap.trainer  # noqa: F401
     from recap.experiment import prepare
 
+    marks["all other imports"] = time()
     experiment = prepare(cfg)
     marks["data, model and optimizer built and joined"] = time()
     from recap.distributed import ALONE
