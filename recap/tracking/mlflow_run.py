@@ -53,6 +53,7 @@ class MlflowRun:
         self._unchanged = unchanged
         self._owned = owned
         self._last_step = {metric.key: metric.step for metric in stored.data.to_proto().metrics}
+        self._taken: set[str] = set()  # names that MLflow takes
         self._known: dict[str, dict[int, list[float]]] = {}
         self._sender = Sender(
             self._send, store=f"tracking.uri={self._store}", max_points=MAX_METRICS_PER_CALL
@@ -70,11 +71,12 @@ class MlflowRun:
         Raises:
             ValueError: a name has a character that MLflow does not take.
         """
-        for key in metrics:
+        for key in metrics.keys() - self._taken:
             if not METRIC_NAME.fullmatch(key):
                 raise ValueError(
                     f"metric {key!r}: a name has 1 to 250 letters, digits, and _ - . / : space"
                 )
+            self._taken.add(key)
         self._put(step, metrics)
 
     def artifact(self, path: Path) -> None:
