@@ -25,7 +25,7 @@ from recap.data.synthetic import write_synthetic
 
 DEFAULTS = {"small_gb": "0.4", "large_gb": "1.6", "directory": "", "batch_size": "1024"}
 ROW_BYTES = 21_200  # of a written row on disk
-FILE_ROWS = 8192  # about two full row groups, so that both data sets differ in their number only
+FILE_ROWS = 8192  # eight full row groups, so that both data sets differ in their number only
 READ = "read"  # the first argument of the processes that read
 
 

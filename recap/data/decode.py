@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,8 @@ from recap.data.files import DataError
 from recap.data.hashing import hashed
 from recap.data.rows import Rows
 from recap.schema import Dense, Schema, Sparse
+
+Columns = Mapping[str, pa.Array]  # of one batch, by name
 
 pc: Any = pyarrow.compute  # its functions are made at run time: type checkers see none
 
@@ -25,10 +27,16 @@ def columns_of(schema: Schema, tasks: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(columns))
 
 
-class Decoder:
-    """Turns Arrow tables of the columns of a schema into ``Rows``; holds the vocabularies.
+def one_batch(table: pa.Table) -> pa.RecordBatch:
+    """The rows of a table, in one piece."""
+    columns = [column.combine_chunks() for column in table.columns]
+    return pa.RecordBatch.from_arrays(columns, schema=table.schema)
 
-    All tables of ``files`` give a dense input the same type: the schema's, or the narrowest one
+
+class Decoder:
+    """Turns Arrow batches of the columns of a schema into ``Rows``; holds the vocabularies.
+
+    All batches of ``files`` give a dense input the same type: the schema's, or the narrowest one
     that holds what every file stores as raw bytes.
     """
 
@@ -41,29 +49,31 @@ class Decoder:
             if sparse.vocabulary is not None and not isinstance(sparse.vocabulary, int)
         }
 
-    def __call__(self, table: pa.Table, first_row: int = 0) -> Rows:
-        """``table`` decoded; it begins with row ``first_row`` of its row group.
+    def __call__(self, batch: pa.RecordBatch, first_row: int = 0) -> Rows:
+        """``batch`` decoded; it begins with row ``first_row`` of its row group.
 
         Raises:
             DataError: a label that is neither 0 nor 1, a list of another length than the schema's,
                 an id that is no whole number; the message names the column and the row.
         """
+        columns = dict(zip(batch.schema.names, batch.columns, strict=True))
+        labels = [self.schema.labels[task] for task in self.tasks]
         return Rows(
-            {name: self._dense(table, name, first_row) for name in self.schema.dense},
-            {name: self._bags(table, name) for name in self.schema.sparse},
+            {name: self._dense(columns, name, first_row) for name in self.schema.dense},
+            {name: self._bags(columns, name) for name in self.schema.sparse},
             self.tasks,
-            _labels(table, [self.schema.labels[task] for task in self.tasks], first_row),
+            _labels(columns, labels, batch.num_rows, first_row),
         )
 
-    def _dense(self, table: pa.Table, name: str, first_row: int) -> np.ndarray:
-        numbers = _dense(table, self.schema.dense[name], first_row)
+    def _dense(self, columns: Columns, name: str, first_row: int) -> np.ndarray:
+        numbers = _dense(columns, self.schema.dense[name], first_row)
         numbers = numbers.astype(self._dtypes[name], copy=False)
         bits = self.schema.mask_mantissa_features.get(name)
         return numbers if bits is None else mantissa_masked(numbers, bits)
 
-    def _bags(self, table: pa.Table, name: str) -> tuple[np.ndarray, np.ndarray]:
+    def _bags(self, columns: Columns, name: str) -> tuple[np.ndarray, np.ndarray]:
         sparse = self.schema.sparse[name]
-        ids, offsets = _ids(_one_chunk(table, sparse.column), sparse)
+        ids, offsets = _ids(columns[sparse.column], sparse)
         if sparse.num_buckets is not None:
             return (hashed(ids) % np.uint64(sparse.num_buckets)).astype(np.int64), offsets
         if isinstance(sparse.vocabulary, int):
@@ -112,15 +122,15 @@ def vocabulary_array(sparse: Sparse) -> pa.Array:
     return column.cast(pa.int64()) if pa.types.is_integer(column.type) else column
 
 
-def _dense(table: pa.Table, dense: Dense, first_row: int) -> np.ndarray:
+def _dense(columns: Columns, dense: Dense, first_row: int) -> np.ndarray:
     """[n, width] in the schema's dtype, or a narrower one where the file stores raw bytes."""
     dtype = np.dtype(dense.dtype)
     if dense.columns is not None:
-        out = np.empty((len(table), dense.width), dtype)
+        out = np.empty((len(columns[dense.columns[0]]), dense.width), dtype)
         for j, name in enumerate(dense.columns):
-            out[:, j] = _scalars(_one_chunk(table, name), dtype)
+            out[:, j] = _scalars(columns[name], dtype)
         return out
-    column = _one_chunk(table, str(dense.column))
+    column = columns[str(dense.column)]
     if pa.types.is_fixed_size_binary(column.type):
         return _raw(column, dense, dtype)
     if pa.types.is_fixed_size_list(column.type) or pa.types.is_list(column.type):
@@ -204,23 +214,21 @@ def _null_of(dtype: np.dtype) -> float:
     return float("nan") if dtype.kind == "f" else 0
 
 
-def _labels(table: pa.Table, names: Sequence[str], first_row: int) -> np.ndarray:
+def _labels(columns: Columns, names: Sequence[str], rows: int, first_row: int) -> np.ndarray:
     """[n, T] float32, checked to be 0 or 1: together, for a check of each column takes longer."""
-    columns = [_one_chunk(table, name) for name in names]
-    values = [_numpy(column) for column in columns]  # a null becomes NaN, or None among booleans
-    labels = np.empty((len(table), len(names)), np.float32)
+    values = [_numpy(columns[name]) for name in names]  # a null is NaN, or None among booleans
+    labels = np.empty((rows, len(names)), np.float32)
     if all(each.dtype.kind in "iu" for each in values):
         for t, each in enumerate(values):
             labels[:, t] = each
-        wrong = (labels != 0) & (labels != 1)  # no other integer becomes 0 or 1 as a float32
-        if not wrong.any():
+        if not ((labels != 0) & (labels != 1)).any():  # other integers become neither
             return labels
-    for t, (name, column, each) in enumerate(zip(names, columns, values, strict=True)):
+    for t, (name, each) in enumerate(zip(names, values, strict=True)):
         if each.dtype != bool and (wrong := (each != 0) & (each != 1)).any():
             row = int(wrong.argmax())
             raise DataError(
                 f"label column {name!r}, row {first_row + row}: "
-                f"{column[row].as_py()} is neither 0 nor 1"
+                f"{columns[name][row].as_py()} is neither 0 nor 1"
             )
         labels[:, t] = each
     return labels
@@ -255,11 +263,6 @@ def _cast_ids(ids: pa.Array, to: pa.DataType, column: str) -> pa.Array:
         return ids.cast(to)
     except pa.ArrowInvalid as error:
         raise DataError(f"column {column!r}: ids cannot be read as {to}: {error}") from error
-
-
-def _one_chunk(table: pa.Table, name: str) -> pa.Array:
-    column = table.column(name)
-    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
 
 def _numpy(array: pa.Array) -> np.ndarray:

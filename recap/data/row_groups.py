@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from recap.data.cache import RowGroupCache
-from recap.data.decode import Decoder, columns_of
+from recap.data.decode import Decoder, columns_of, one_batch
 from recap.data.files import DataError, ParquetSource
 from recap.data.ignored import RowGroupError
 from recap.data.order import Piece
@@ -85,24 +85,24 @@ class RowGroups:
 
     def none(self) -> Rows:
         """No rows, of the widths and types that all have."""
-        table = self._sources[0].schema.empty_table().select(self._columns)
-        return Rows.gather([self._preprocess(self._decode(table))], np.arange(0), Room())
+        batch = one_batch(self._sources[0].schema.empty_table().select(self._columns))
+        return Rows.gather([self._preprocess(self._decode(batch))], np.arange(0), Room())
 
     def _decoded(self, piece: Piece) -> Iterator[Rows]:
         source = self._sources[piece.source]
         row = 0
         try:
             with source.open() as file:
-                tables = file.iter_batches(
+                batches = file.iter_batches(
                     self._decoded_rows,
                     row_groups=[piece.row_group],
                     columns=self._columns,
                     use_threads=False,
                 )
-                for table in map(_table, tables):
-                    first, begin, row = max(row, piece.start), row, row + len(table)
+                for batch in batches:
+                    first, begin, row = max(row, piece.start), row, row + len(batch)
                     if first < row:
-                        part = table.slice(first - begin, min(row, piece.stop) - first)
+                        part = batch.slice(first - begin, min(row, piece.stop) - first)
                         yield self._preprocess(self._decode(part, first))
                     if row >= piece.stop:
                         return
@@ -121,7 +121,3 @@ class RowGroups:
         if self._weigh is not None:
             rows = replace(rows, weights=self._weigh(rows.labels, rows.tasks))
         return self._steps.on_rows(rows, self._inputs)
-
-
-def _table(batch: pa.RecordBatch) -> pa.Table:
-    return pa.Table.from_batches([batch])

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from recap.data.convert.reshape import require
-from recap.data.decode import Decoder
+from recap.data.decode import Decoder, one_batch
 from recap.data.file_faults import file_faults
 from recap.data.files import DataError
 from recap.data.layout import raw_array, raw_field, storage_dtype
@@ -56,7 +56,7 @@ class Pack:
     def __call__(self, table: pa.Table) -> pa.RecordBatch:
         """The table's rows, groups first, then ids and labels; DataError for what does not fit."""
         self._check(table)
-        rows = self._decode(table)
+        rows = self._decode(one_batch(table))
         fields, arrays = [], []
         for name, dense in self.result.dense.items():
             numbers = _narrowed(name, rows.dense[name], self._stored[name])

@@ -86,7 +86,7 @@ def convert_tfrecords(
     features: Sequence[str] | None = None,
     stored: Mapping[str, str] | None = None,
     processes: int | None = None,
-    row_group_rows: int = 2048,
+    row_group_rows: int = 1024,
     compression: str = "lz4",
 ) -> TFRecordReport:
     """A Parquet file for every TFRecord file, below ``target`` as that lies below its folder.

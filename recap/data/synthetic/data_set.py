@@ -76,7 +76,7 @@ def write_synthetic(
     default_rate: float = 0.1,
     informative: float = 0.1,
     kinds: Mapping[str, str] | None = None,
-    row_group_rows: int = 4096,
+    row_group_rows: int = 1024,
     compression: str = "lz4",
 ) -> SyntheticReport:
     """``rows`` rows of ``schema`` in ``files`` Parquet files ``part-00000.parquet``, …
