@@ -35,8 +35,9 @@ check: install
 	$(VENV)/ruff format --check .
 	$(VENV)/pyright
 
+# All of them, as Markdown; KUAIRAND=FOLDER names the KuaiRand data, which are left out without it.
 bench: install
-	$(VENV)/python -m bench.local_prod
+	$(VENV)/python -m bench kuairand=$(KUAIRAND)
 
 clean:
 	rm -rf .venv

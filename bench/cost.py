@@ -1,6 +1,6 @@
 """``python -m bench.cost``: a plot of what a step costs by width, number of tasks and batch.
 
-    python -m bench.cost [plot=bench/cost.png] [directory=FOLDER] [repetitions=3]
+    python -m bench.cost [plot=bench/cost.png] [directory=FOLDER] [rows=24576] [repetitions=3]
                          [widths=256,512,1024,2048] [tasks=1,5,10,20,40]
                          [batch_sizes=64,128,256,512,1024,2048] [batch_size=256]
                          [overrides of recap.train]
@@ -30,6 +30,7 @@ from recap.compose import compose
 DEFAULTS = {
     "plot": "bench/cost.png",
     "directory": "",
+    "rows": "24576",
     "repetitions": "3",
     "widths": "256,512,1024,2048",
     "tasks": "1,5,10,20,40",
@@ -82,7 +83,7 @@ def main() -> None:
         folder = settings["directory"] or stack.enter_context(tempfile.TemporaryDirectory())
         run = stack.enter_context(tempfile.TemporaryDirectory())
         own = ["experiment=local_prod", f"data_root={folder}", *overrides, "tracking=none"]
-        write_data(folder, 3 * max(usual, *numbers["batch_sizes"]), own)
+        write_data(folder, int(settings["rows"]), own)
         points = [
             *(("width", n, _of_width(n), usual) for n in numbers["widths"]),
             *(("tasks", n, _of_tasks(n), usual) for n in numbers["tasks"]),

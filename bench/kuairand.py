@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import sys
 
-from bench.report import own_settings
+from bench.report import conditions, own_settings
 from bench.speed import measure
 from recap.compose import compose
 
@@ -22,6 +22,7 @@ DEFAULTS = {
     "part_rows": "40960",
     "repetitions": "5",
 }
+TITLES = {"experiment": "the experiment's model", "ids": "a model of ids"}
 FOLD = "day"  # keeps examples out of their own rates, and is no feature
 
 
@@ -35,10 +36,11 @@ def main() -> None:
     chosen = settings["models"].split(",")
     if unknown := sorted(set(chosen) - set(models)):
         sys.exit(f"models={','.join(unknown)}: there are {', '.join(models)}")
+    print(conditions(), flush=True)
     for name in chosen:
-        print(f"\n# {name}\n")
         measure(
             [*models[name], *others],
+            title=f"KuaiRand, {TITLES[name]}",
             batch_sizes=[int(size) for size in settings["batch_sizes"].split(",")],
             rows=int(settings["part_rows"]),
             repetitions=int(settings["repetitions"]),

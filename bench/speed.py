@@ -14,7 +14,7 @@ from statistics import median
 from tempfile import TemporaryDirectory
 
 from bench.machine import fastest_of, measured
-from bench.report import conditions, table
+from bench.report import table
 from bench.training import About, Plain, Recap
 from bench.worker import Worker
 
@@ -34,6 +34,7 @@ WHOLE, EVALUATION = "whole training", "evaluation"
 def measure(
     overrides: Sequence[str],
     *,
+    title: str,
     batch_sizes: Sequence[int],
     rows: int,
     repetitions: int,
@@ -43,8 +44,8 @@ def measure(
 
     With ``twin`` the plain model is measured, too, which must be that of the experiment.
     """
-    print(conditions(), flush=True)
     for batch_size in batch_sizes:
+        print(f"\n## {title}, batch {batch_size:,}\n", flush=True)
         _measure_at(overrides, batch_size, rows, repetitions, twin)
     print(f"\nload average at the end: {os.getloadavg()[0]:.1f}")
 
@@ -57,7 +58,7 @@ def _measure_at(
         folder = stack.enter_context(TemporaryDirectory())
         recap = stack.enter_context(Worker(Recap, overrides, batch_size, folder))
         about: About = recap("about")
-        print(f"\n## batch {batch_size}\n\n{about.text}", flush=True)
+        print(about.text, flush=True)
         parts = {
             DATA: lambda: recap("data_alone", steps),
             STEP: lambda: recap("step_alone", steps),

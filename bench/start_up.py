@@ -1,6 +1,6 @@
 """``python -m bench.start_up``: seconds from the start of a process to its first finished step.
 
-    python -m bench.start_up [directory=FOLDER] [rows=4096] [repetitions=3]
+    python -m bench.start_up [directory=FOLDER] [rows=24576] [repetitions=3]
                              [tracking=none,mlflow] [overrides of recap.train]
 
 The commands are real processes, on data that is there; the step is finished when its report is
@@ -21,7 +21,7 @@ from time import perf_counter, time
 
 from bench.report import conditions, own_settings, table
 
-DEFAULTS = {"directory": "", "rows": "4096", "repetitions": "3", "tracking": "none,mlflow"}
+DEFAULTS = {"directory": "", "rows": "24576", "repetitions": "3", "tracking": "none,mlflow"}
 FIRST_REPORT = "step 1/"  # of the line that tells the first step
 WALK = "walk"  # the first argument of the process that tells where the time goes
 

@@ -1,10 +1,11 @@
 """``python -m bench.step_parts``: which part of a step takes how long, by torch's profiler.
 
-    python -m bench.step_parts [rows=24576] [directory=FOLDER] [batch_sizes=128,1024,4096]
+    python -m bench.step_parts [directory=FOLDER] [rows=24576] [batch_sizes=128,1024,4096]
                                [part_rows=2048] [overrides of recap.train]
 
 The training loop runs as configured, of local_prod; parts are labelled from here. A step under the
-profiler takes longer than another: the shares count. What waits for data is starved of it.
+profiler takes longer than another: the shares count. Of a GPU it is its own time, but for what the
+program does beside it; "waiting for data" is how much the step is starved of it.
 """
 
 from __future__ import annotations
@@ -32,12 +33,13 @@ from recap.run.divergence import LossWindow
 from recap.tracking import Run
 
 DEFAULTS = {
-    "rows": "24576",
     "directory": "",
+    "rows": "24576",
     "batch_sizes": "128,1024,4096",
     "part_rows": "2048",
 }
 OPERATORS = 10  # so many are told, those that take most time
+OF_THE_PROGRAM = ("waiting for data", "schedule", "logging")
 PART = "part: "  # before the labels of parts, among the operators' names
 
 
@@ -57,8 +59,10 @@ class Profiled(Recap):
         operators: dict[str, float] = {}
         for event in profiler.key_averages():
             if event.key.startswith(PART):
-                time = event.device_time_total if gpu else event.cpu_time_total
-                parts[event.key.removeprefix(PART)] = time / 1e6 / steps
+                part = event.key.removeprefix(PART)
+                of_gpu = gpu and part not in OF_THE_PROGRAM
+                time = event.device_time_total if of_gpu else event.cpu_time_total
+                parts[part] = time / 1e6 / steps
             else:
                 time = event.self_device_time_total if gpu else event.self_cpu_time_total
                 operators[event.key] = time / 1e6 / steps

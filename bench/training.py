@@ -12,7 +12,7 @@ import torch
 from bench import plain
 from bench.clock import between, moment, seconds
 from bench.machine import adam_bytes, flops_per_example
-from bench.report import peak_memory_mb
+from bench.report import peak_memory_mb as resident_mb
 from bench.storage import storage
 from recap.batch import Batch
 from recap.compose import compose
@@ -63,7 +63,7 @@ class Recap:
             checkpoint_every_n=NEVER,
         )
         self.experiment = replace(experiment, training=training)
-        self.batch = first_batch(self.experiment)
+        self.batch = first_batch(self.experiment).to(self.device)
         self.experiment.ranker.train()
         self.step_alone(2)  # the optimizer makes its moments, the threads start
 
@@ -139,8 +139,8 @@ class Recap:
         return seconds(work, self.device) / steps
 
     def peak_memory_mb(self) -> float:
-        """Of this process so far."""
-        return peak_memory_mb()
+        """Of this process so far; on a GPU, of the GPU."""
+        return peak_memory_mb(self.device)
 
 
 class Plain:
@@ -151,7 +151,7 @@ class Plain:
         experiment = prepare(compose(*overrides, *own, "tracking=none"))
         self.training, self.device = experiment.training, experiment.training.torch_device
         torch.backends.cuda.matmul.allow_tf32 = self.training.tf32
-        self.batch = first_batch(experiment)
+        self.batch = first_batch(experiment).to(self.device)
         self.model = plain.plain_twin(experiment.ranker, experiment.ranker.tasks).to(self.device)
         self.optimizer = plain.adam(self.model)
         self.step_alone(2)
@@ -161,14 +161,20 @@ class Plain:
 
         def work() -> None:
             for _ in range(steps):
-                batch = self.batch.to(self.device, non_blocking=True)
-                plain.step(self.model, self.optimizer, batch, self.training.autocast())
+                plain.step(self.model, self.optimizer, self.batch, self.training.autocast())
 
         return seconds(work, self.device) / steps
 
     def peak_memory_mb(self) -> float:
-        """Of this process so far."""
-        return peak_memory_mb()
+        """Of this process so far; on a GPU, of the GPU."""
+        return peak_memory_mb(self.device)
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """The most memory that was held so far, in MB: by the process, or on its GPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    return resident_mb()
 
 
 def first_batch(experiment: Experiment) -> Batch:

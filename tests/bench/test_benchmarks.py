@@ -86,7 +86,7 @@ def test_the_plot_of_the_cost(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ):
     points = ("widths=4", "tasks=11", "batch_sizes=4", "batch_size=8", "repetitions=1")
-    small = (f"directory={tmp_path}", f"plot={tmp_path / 'cost.png'}", *NARROW)
+    small = (f"directory={tmp_path}", "rows=48", f"plot={tmp_path / 'cost.png'}", *NARROW)
     out = printed(cost, *points, *small, monkeypatch=monkeypatch, capsys=capsys)
     assert "| tasks 11 " in out
     assert (tmp_path / "cost.png").read_bytes().startswith(b"\x89PNG")
