@@ -9,6 +9,7 @@ import inspect
 import json
 import logging
 import os
+import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -28,22 +29,29 @@ ABANDONED_SECONDS = 60  # a file that nobody writes and that is older was left b
 
 log = logging.getLogger(__name__)
 
+# by which inode, size and time of change this process has verified a file: each once, again if it
+# changed. What a disk returns differently later on is not seen
+_verified: dict[Path, tuple[int, ...]] = {}
+
 
 class RowGroupCache:
     """Row groups as Arrow IPC streams ``<folder>/<settings>/<file>-<row group>.arrow``.
 
     ``settings`` stands for all that the rows are made by, see ``fingerprint``; a file's part of the
     name for its path, size and time of change. So what is found is what would be decoded; nothing
-    is ever replaced, and folders of settings that are no longer used may be deleted at any time. A
-    file takes the bytes that the rows have in memory, uncompressed; it is mapped into memory, not
-    read. It is written aside and renamed, so any number of processes may share a folder.
+    is ever replaced, and folders of settings that are no longer used may be deleted at any time.
+    All row groups are kept: the folder grows to the data set.
+
+    A file takes the bytes that the rows have in memory, uncompressed, for lz4 alone takes as long
+    as all the rest. It is mapped into memory, not read, and verified when a process first maps it.
+    It is written aside and renamed, so any number of processes may share a folder.
     """
 
     def __init__(self, folder: str | Path, settings: str) -> None:
         self._folder = Path(folder).expanduser() / settings
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._verified: dict[Path, tuple[int, ...]] = {}
         self._full = False
+        self._kept_files = self._kept_bytes = 0
         for left in self._folder.glob(".*.tmp"):
             _remove_if_abandoned(left)
 
@@ -72,12 +80,12 @@ class RowGroupCache:
         except OSError as error:  # an empty file cannot be mapped
             self._remove(path, error)
             return None
-        if self._verified.get(path) != stamp:  # once by each stream, again if changed
+        if _verified.get(path) != stamp:
             content, checksum = whole[:-CHECKSUM_BYTES], whole[-CHECKSUM_BYTES:]
             if _checksum(content) != checksum.to_pybytes():
                 self._remove(path, "its checksum is wrong")
                 return None
-            self._verified[path] = stamp
+            _verified[path] = stamp
         return _rows(whole)
 
     def _remove(self, path: Path, reason: object) -> None:
@@ -100,11 +108,21 @@ class RowGroupCache:
             if writer is not None and not self._full:
                 try:
                     writer.finish(path)
+                    self._kept_bytes += writer.num_bytes
+                    self._kept_files += 1
                 except OSError as error:
                     self._give_up(error)
         finally:
             if writer is not None:
                 writer.close()
+
+    def tell(self) -> None:
+        """Logs how much was kept since it was said the last time."""
+        files, size, self._kept_files, self._kept_bytes = self._kept_files, self._kept_bytes, 0, 0
+        if files:
+            free = shutil.disk_usage(self._folder).free / 1e9
+            what = f"{files} more row groups kept, {size / 1e9:.3f} GB; {free:.0f} GB are free"
+            log.info("cache %s: %s", self._folder, what)
 
     def _give_up(self, error: OSError) -> None:
         self._full = True
@@ -116,6 +134,7 @@ class _Writer:
 
     def __init__(self, aside: Path) -> None:
         self._aside = aside
+        self.num_bytes = 0  # of the finished file
         self._file: BinaryIO = aside.open("xb")
         fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         self._stream: pa.ipc.RecordBatchStreamWriter | None = None
@@ -134,6 +153,7 @@ class _Writer:
         self._file.flush()
         self._file.write(_checksum(pa.memory_map(str(self._aside)).read_buffer()))
         self._file.flush()
+        self.num_bytes = self._file.tell()
         os.replace(self._aside, path)
 
     def close(self) -> None:

@@ -70,7 +70,7 @@ class Stream:
             cache=cache,
             whole=ignored is not None,
         )
-        self._ignored, self._threads = ignored, threads
+        self._cache, self._ignored, self._threads = cache, ignored, threads
         self._inputs, self._steps = inputs, steps
         self._batch, self._seed, self._epochs = batch, seed, epochs
         # a room for what is of a size: loaded blocks, and batches of several lanes
@@ -105,6 +105,8 @@ class Stream:
                 yield self._next(walks, here, pin_memory), position
         finally:
             pool.shutdown(cancel_futures=True)
+            if self._cache is not None:
+                self._cache.tell()
             if self._ignored is not None:
                 self._ignored.tell()
 

@@ -205,6 +205,29 @@ def test_a_mask_that_changed_is_another_setting(folder):
     assert widths == [1, 2]
 
 
+def test_a_file_is_verified_once_by_a_process_and_again_if_it_changed(folder, monkeypatch):
+    batches_of(data_of(folder))
+    verified = []
+    checksum = caches._checksum
+    monkeypatch.setattr(caches, "_checksum", lambda c: verified.append(c.size) or checksum(c))
+    for _ in range(2):
+        batches_of(data_of(folder))
+    assert len(verified) <= 12
+    before = len(verified)
+    kept(folder)[3].touch()
+    batches_of(data_of(folder))
+    assert len(verified) == before + 1
+
+
+def test_what_was_kept_is_told_with_its_size(folder, caplog):
+    with caplog.at_level(logging.INFO, logger=caches.__name__):
+        batches_of(data_of(folder))
+        batches_of(data_of(folder))
+    size = sum(path.stat().st_size for path in kept(folder))
+    (message,) = caplog.messages
+    assert f"12 more row groups kept, {size / 1e9:.3f} GB; " in message
+
+
 @pytest.mark.parametrize("at", [0, 100, -20, -3])
 def test_a_flipped_byte_is_told_and_the_file_made_again(folder, at, caplog):
     expected = batches_of(data_of(folder, cached=False))

@@ -163,6 +163,24 @@ def test_only_the_inputs_that_are_asked_for_are_read(folder):
     assert not batch.sparse
 
 
+def test_the_bytes_of_other_columns_are_never_looked_at(tmp_path):
+    path = write(tmp_path / "part-0.parquet", first=0, rows=20)
+    expected = rows_in(batches_of(data_of(tmp_path), inputs={"row"}))
+    content = bytearray(path.read_bytes())
+    footer = pq.read_metadata(path)
+    for group in map(footer.row_group, range(footer.num_row_groups)):
+        for column in map(group.column, range(group.num_columns)):
+            if column.path_in_schema not in ("row", "is_like"):
+                start = column.dictionary_page_offset or column.data_page_offset
+                content[start : start + column.total_compressed_size] = bytes(
+                    [0xFF] * column.total_compressed_size
+                )
+    path.write_bytes(content)
+    assert rows_in(batches_of(data_of(tmp_path), inputs={"row"})) == expected
+    with pytest.raises(DataError, match=r"part-0\.parquet, row group"):
+        batches_of(data_of(tmp_path), inputs={"row", "tag"})
+
+
 def test_raw_bytes_and_lists_and_scalars_read_alike(tmp_path):
     numbers = np.arange(12, dtype=np.float32).reshape(4, 3)
     stored = {
