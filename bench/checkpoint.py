@@ -4,10 +4,10 @@
                                [directory=FOLDER]
 
 Weights of so many million values with Adam's two moments, float32, that every rank has, as dense
-weights are: each rank copies and writes its share. ``first`` is the pause of a save for which
-nothing was prepared, imports included, ``pause`` that of the later ones, ``alive`` how fast this
-process multiplies matrices while a checkpoint is written, in percent of its speed at the start.
-Files lie in ``directory`` or a temporary folder.
+weights are: each rank sees that they are numbers, copies and writes its share. ``first`` is the
+pause of a save for which nothing was prepared, imports included, ``pause`` that of the later ones,
+``alive`` how fast this process multiplies matrices while a checkpoint is written, in percent of its
+speed at the start. Files lie in ``directory`` or a temporary folder.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ import torch.distributed as dist
 
 from bench.report import conditions, own_settings, peak_memory_mb, table
 from recap.checkpoint import Checkpoints
+from recap.distributed import ALONE
+from recap.run.divergence import refuse_divergence
 
 DEFAULTS = {"millions": "10,50,100,200", "ranks": "1,2", "repetitions": "3", "directory": ""}
 RANK = "rank"  # the first argument of the processes that save
@@ -99,12 +101,14 @@ def _save(rank: int, folder: Path, millions: int, world_size: int, repetitions: 
         name: {key: torch.rand(TENSOR) for key in ("exp_avg", "exp_avg_sq")} for name in names
     }
     state = {"model": weights, "optimizer": moments}
+    optimizer = torch.optim.SGD([{"name": "all", "params": [*weights.values()]}])
     checkpoints = Checkpoints(folder / "run", group, max_to_keep=1)
     seen: dict[str, list[float]] = {"pause": [], "written": [], "alive": []}
     pauses = []
     usual = _products_per_s(checkpoints, seconds=1.0)
     for step in range(repetitions + 1):
         started = perf_counter()
+        refuse_divergence(optimizer, step, checkpoints, ALONE)
         checkpoints.save(step, state, about={})
         pauses.append(perf_counter() - started)
         if step:
