@@ -12,6 +12,7 @@ from torch.nn import Parameter
 
 from recap.nearest import nearest
 from recap.optimizer.eager import Adam
+from recap.optimizer.fastest import fastest
 from recap.optimizer.joint import JointOptimizer
 from recap.optimizer.param_groups import named_groups
 
@@ -114,7 +115,8 @@ class RecapOptimizerConfig:
 
     Exactly one of ``multi_task_learning_rates`` and ``single_task_learning_rate`` (one curve for
     every parameter), and exactly one of ``adam`` and ``algorithm`` (a partial of any
-    ``torch.optim`` class, or any other callable from parameter groups to an optimizer).
+    ``torch.optim`` class, or any other callable from parameter groups to an optimizer). Classes of
+    torch are built fused where they can be, see ``fastest``.
 
     Embedding tables may differ, in one of two ways. ``table_settings`` are settings of the same
     algorithm under the names of its torch class: ``{"eps": 1e-3, "weight_decay": 1e-6}``.
@@ -194,9 +196,9 @@ class RecapOptimizerConfig:
         if self.table_algorithm is not None:
             dense = [group for group in groups if group["name"] not in tables]
             sparse = [group for group in groups if group["name"] in tables]
-            parts = [build(dense)] if dense else []
-            return JointOptimizer([*parts, self.table_algorithm(sparse)])
-        optimizer = build(groups)
+            parts = [fastest(build, dense)] if dense else []
+            return JointOptimizer([*parts, fastest(self.table_algorithm, sparse)])
+        optimizer = fastest(build, groups)
         if unknown := sorted(set(self.table_settings) - set(optimizer.defaults)):
             raise ValueError(
                 f"table_settings: {type(optimizer).__name__} has no {', '.join(unknown)}; it has "

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn import Parameter
 
 from recap.optimizer.fused import FusedTables
@@ -61,10 +62,20 @@ def named_groups(
 
 
 def set_learning_rates(optimizer: torch.optim.Optimizer, step: int) -> dict[str, float]:
-    """Writes every group's rate at ``step`` into the optimizer; returns them by group name."""
+    """Writes every group's rate at ``step`` into the optimizer; returns them by group name.
+
+    Where a group is ``capturable`` its rate is a tensor on the parameters' device, always the same
+    one: a captured or compiled update reads the new rate there, and the host does not wait.
+    """
     rates = {}
     for group in optimizer.param_groups:
-        group["lr"] = rates[group["name"]] = group["learning_rate"](step)
+        rate = rates[group["name"]] = group["learning_rate"](step)
+        if not group.get("capturable"):
+            group["lr"] = rate
+        elif isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = torch.full((), rate, device=group["params"][0].device)
     for part in getattr(optimizer, "parts", (optimizer,)):
         if isinstance(part, FusedTables):
             part.take_rates()

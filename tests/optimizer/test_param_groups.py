@@ -3,6 +3,7 @@ import functools
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch.nn import Parameter
 
 from recap.optimizer import MultiTaskLearningRates, RecapOptimizerConfig, set_learning_rates
@@ -92,3 +93,47 @@ def test_a_changed_curve_wins_over_the_rates_of_a_loaded_state():
     after.load_state_dict(state)
     assert set_learning_rates(after, 0) == {"like": 0.2, "backbone": 0.2}
     assert {group["lr"] for group in after.param_groups} == {0.2}
+
+
+def ramp(algorithm: functools.partial) -> torch.optim.Optimizer:
+    """The algorithm over a weight of ones, its rate climbing by 0.1 a step."""
+    weight = Parameter(torch.ones(3))
+    weight.grad = torch.full_like(weight, 0.5)
+    config = RecapOptimizerConfig(
+        single_task_learning_rate=LinearRampToConstant(learning_rate=1.0, num_ramp_steps=10),
+        algorithm=algorithm,
+    )
+    return config(towers={}, backbone={"weight": weight})
+
+
+def test_a_capturable_groups_rate_is_always_the_same_tensor():
+    plain = ramp(functools.partial(torch.optim.AdamW))
+    captured = ramp(functools.partial(torch.optim.AdamW, capturable=True))
+    places = set()
+    for step in range(4):
+        for optimizer in (plain, captured):
+            assert set_learning_rates(optimizer, step) == {"backbone": pytest.approx(step / 10)}
+            optimizer.step()
+        (group,) = captured.param_groups
+        places.add(group["lr"].data_ptr())
+        assert group["lr"].dtype == torch.float32
+        assert group["lr"].item() == pytest.approx(step / 10)
+    assert len(places) == 1
+    (mine,), (other,) = captured.param_groups[0]["params"], plain.param_groups[0]["params"]
+    assert torch.allclose(mine, other, rtol=1e-6)
+    assert not mine.eq(1.0).any()
+
+
+@pytest.mark.filterwarnings("default:`torch.jit.script_method` is deprecated")
+def test_a_compiled_update_is_not_compiled_again_for_another_rate():
+    torch._dynamo.reset()
+    optimizer = ramp(functools.partial(torch.optim.AdamW, capturable=True, fused=True))
+    traced = CompileCounterWithBackend("eager")
+    update = torch.compile(optimizer.step, backend=traced)
+    counts = []
+    for step in range(5):
+        set_learning_rates(optimizer, step)
+        update()
+        counts.append(traced.frame_count)
+    assert counts[1:] == [counts[1]] * 4
+    torch._dynamo.reset()
