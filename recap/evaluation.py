@@ -13,6 +13,7 @@ from recap.data.parquet import ParquetData
 from recap.distributed import ALONE, Ranks
 from recap.metrics import RankingMetrics
 from recap.model.heavy_ranker import HeavyRanker
+from recap.run.on_device import on_device
 from recap.training import Training
 
 # partition → task → metric → value; a slice of a partition is called <partition>/<stratifier>
@@ -69,7 +70,7 @@ def _evaluate(
     tasks = tuple(data.evaluation_tasks or ranker.tasks)
     columns = torch.tensor([ranker.tasks.index(task) for task in tasks], device=device)
     metrics = {part: RankingMetrics(tasks, device) for part in ("", *ranker.stratifiers)}
-    batches = data.batches(
+    read = data.batches(
         tasks=tasks,
         inputs=ranker.input_names,
         weighted=True,
@@ -80,10 +81,9 @@ def _evaluate(
         world_size=ranks.world_size,
     )
     limit = training.num_eval_steps if training.num_eval_steps >= 0 else None
-    with closing(batches):
+    with closing(on_device(read, device)) as batches:
         for batch, _ in ranks.in_step(islice(batches, limit), lambda: max(stop, default=0)):
             ranks.alive()
-            batch = batch.to(device, non_blocking=True)
             with training.autocast():
                 logits = ranker.calibrated(ranker(batch)).index_select(1, columns)
             metrics[""].update(logits, batch.labels, batch.weights)

@@ -123,6 +123,8 @@ def test_bf16_is_close_to_float32_and_keeps_float32_weights(tiny: Tiny):
     assert rounded[1] != exact[1]
     assert rounded[1] == pytest.approx(exact[1], rel=0.05)
     assert weights(tiny, 6, "bf16").dtype == torch.float32
+    moments = tiny.state("bf16")["optimizer"].values()
+    assert {tensor.dtype for own in moments for tensor in own.values()} == {torch.float32}
 
 
 @pytest.mark.parametrize(

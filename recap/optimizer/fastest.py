@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -13,24 +11,23 @@ FUSED_ON = ("cpu", "cuda")  # where torch has fused forms; of Adam, AdamW, SGD a
 
 
 def fastest(
-    build: Callable[..., torch.optim.Optimizer], groups: list[dict[str, Any]]
+    build: Callable[[list[dict[str, Any]]], torch.optim.Optimizer], groups: list[dict[str, Any]]
 ) -> torch.optim.Optimizer:
-    """The optimizer that ``build`` makes over ``groups``: fused where torch can, as one kernel.
+    """The optimizer that ``build`` makes of ``groups``: fused where torch can, as one kernel.
 
-    A partial of a torch.optim class that gives ``fused``, ``foreach`` or ``differentiable`` keeps
-    to it, and any other callable to itself. Without a fused form the choice is torch's: foreach on
-    GPUs, parameter by parameter on the CPU.
+    Settings that say ``fused``, ``foreach`` or ``differentiable`` are kept to. What has no fused
+    form is as torch chooses: foreach on GPUs, parameter by parameter on the CPU, where foreach
+    takes as long and room for another copy of all parameters.
     """
-    open_to_choice = (
-        isinstance(build, functools.partial)
-        and inspect.isclass(build.func)
-        and "fused" in inspect.signature(build.func).parameters
-        and not any(build.keywords.get(key) for key in ("foreach", "differentiable"))
-        and build.keywords.get("fused") is None
-    )
+    optimizer = build(groups)
+    said = optimizer.defaults
     parameters = [parameter for group in groups for parameter in group["params"]]
-    if open_to_choice and all(
-        p.is_floating_point() and p.device.type in FUSED_ON for p in parameters
+    if (
+        said.get("fused", False) is None
+        and not said.get("foreach")
+        and not said.get("differentiable")
+        and all(p.is_floating_point() and p.device.type in FUSED_ON for p in parameters)
     ):
-        return build(groups, fused=True)
-    return build(groups)
+        # made again, and not changed: Adagrad lays out its moments as it is made
+        return build([{**group, "fused": True} for group in groups])
+    return optimizer

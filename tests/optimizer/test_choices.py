@@ -256,12 +256,21 @@ def test_every_field_has_its_effect(choices: list[str], field: str, groups: set[
 
 
 @pytest.mark.parametrize("choice", ["adamw", "sgd", "adagrad", "adam"])
-def test_every_choice_is_built_in_its_fused_form(choice: str):
-    made = parts()
-    optimizer = configured(f"optimizer={choice}")(
-        towers=made["towers"], backbone=made["backbone"]["backbone"], tables=made["tables"]
-    )
-    assert {group["fused"] for group in optimizer.param_groups} == {True}
+@pytest.mark.parametrize("tables", ["none", "adam"])
+def test_every_choice_is_built_in_its_fused_form(tiny: Tiny, choice: str, tables: str):
+    config = tiny.config(f"optimizer={choice}", f"optimizer/table_algorithm={tables}")
+    groups = prepare(config).optimizer.param_groups
+    assert {group["fused"] for group in groups} == {True}
+
+
+def test_a_config_may_ask_for_another_form(tiny: Tiny):
+    groups = prepare(
+        tiny.config("optimizer=sgd", "optimizer.algorithm.fused=false")
+    ).optimizer.param_groups
+    assert {group["fused"] for group in groups} == {False}
+    foreach = "+optimizer.algorithm.foreach=true"
+    groups = prepare(tiny.config("optimizer=adagrad", foreach)).optimizer.param_groups
+    assert {(group["fused"], group["foreach"]) for group in groups} == {(None, True)}
 
 
 @pytest.mark.parametrize("choice", ["adamw", "sgd", "adagrad"])
