@@ -43,7 +43,7 @@ DEFAULTS = {
     "row_groups": "1024,2048,4096",
     "repetitions": "5",
 }
-MAIN = ("binary", "lz4", "4096")  # layout, codec, row group: what is read in other ways, too
+MAIN = ("binary", "lz4", "1024")  # layout, codec, row group: what is read in other ways, too
 OTHER_ROWS = {"lists": 8192, "scalars": 4096}
 BATCH = 1024
 HEADER = ("read", "rows/s", "lowest … highest", "processor µs a row", "first batch, ms")

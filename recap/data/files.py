@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from pyarrow import fs
 NamedFile = tuple[fs.FileSystem, str]  # the file system and the file's path in it
 
 READ_BUFFER_BYTES = 1 << 16  # of a local file's column that are in memory before they are decoded
+FOOTER_BYTES = 4 << 20  # of all footers that are kept, as they lie in their files
 
 
 class DataError(ValueError):
@@ -38,8 +40,12 @@ class ParquetSource:
         """Rows in all row groups."""
         return sum(self.row_group_rows)
 
+    @property
+    def _name(self) -> tuple[str, str]:
+        return self.filesystem.type_name, self.path
+
     @contextmanager
-    def open(self) -> Iterator[pq.ParquetFile]:
+    def open(self, footers: Footers) -> Iterator[pq.ParquetFile]:
         """The file, ready to be read by one thread; closed on leaving the ``with`` block.
 
         Far files are fetched in large parallel reads, which hold a row group's compressed columns
@@ -51,12 +57,40 @@ class ParquetSource:
             self.filesystem.open_input_file(self.path) as handle,
             pq.ParquetFile(
                 handle,
+                metadata=footers.of(self._name) if handle.size() == self.size else None,
                 pre_buffer=not local,
                 buffer_size=buffer,
                 page_checksum_verification=True,  # of files that were written with checksums
             ) as file,
         ):
+            footers.keep(self._name, file.metadata)
             yield file
+
+
+class Footers:
+    """The footers of the files that were read last, which take longer to parse than rows to read.
+
+    Any thread may ask; ``FOOTER_BYTES`` are kept, and the last one whatever its size.
+    """
+
+    def __init__(self) -> None:
+        self._held: dict[tuple[str, str], pq.FileMetaData] = {}  # the last one kept is last
+        self._lock = threading.Lock()
+
+    def of(self, file: tuple[str, str]) -> pq.FileMetaData | None:
+        """The footer of a file (kind of file system, path), if it is kept."""
+        return self._held.get(file)
+
+    def keep(self, file: tuple[str, str], footer: pq.FileMetaData) -> None:
+        """Keeps a file's footer, and lets go of those that were not asked for in a long time."""
+        with self._lock:
+            self._held.pop(file, None)
+            self._held[file] = footer
+            size = sum(held.serialized_size for held in self._held.values())
+            for other in list(self._held)[:-1]:
+                if size <= FOOTER_BYTES:
+                    break
+                size -= self._held.pop(other).serialized_size
 
 
 def open_sources(

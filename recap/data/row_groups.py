@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from recap.data.cache import RowGroupCache
 from recap.data.decode import Decoder, columns_of, one_batch
-from recap.data.files import DataError, ParquetSource
+from recap.data.files import DataError, Footers, ParquetSource
 from recap.data.ignored import RowGroupError
 from recap.data.order import Piece
 from recap.data.preprocess import Steps
@@ -53,6 +53,7 @@ class RowGroups:
         row_bytes += 8 * (len(schema.sparse) + len(tasks))
         self._decoded_rows = max(1, DECODED_BYTES // row_bytes)
         self._decode = Decoder(schema, tasks, [source.schema for source in sources])
+        self._footers = Footers()
         self._inputs, self._steps, self._weigh = inputs, steps, weigh
         self._cache, self._whole = cache, whole or cache is not None
 
@@ -92,7 +93,7 @@ class RowGroups:
         source = self._sources[piece.source]
         row = 0
         try:
-            with source.open() as file:
+            with source.open(self._footers) as file:
                 batches = file.iter_batches(
                     self._decoded_rows,
                     row_groups=[piece.row_group],
