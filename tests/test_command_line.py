@@ -9,6 +9,7 @@ import pytest
 import yaml
 from hydra._internal.utils import create_config_search_path
 from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
 
 from recap.compose import CONF, Composer
 
@@ -62,6 +63,30 @@ def test_the_jobs_of_a_sweep_have_a_folder_each(swept: list[str]):
     assert {Path(folder).parent for folder in folders} == {Path(master.hydra.sweep.dir)}
     assert all(Path(folder).name.startswith(f"{key}=") for folder in folders)
     assert f"sweep-{key}=" in master.hydra.sweep.dir
+
+
+def test_the_config_that_hydra_took_a_runs_mode_from_is_that_of_the_run():
+    overrides = ["experiment=kuairand", "optimizer=sgd", "hydra.job.chdir=false"]
+
+    def of_the_mode(loader: Composer) -> DictConfig:
+        mode = RunMode.MULTIRUN  # Hydra does not know it yet
+        return loader.load_configuration("train", overrides, mode, validate_sweep_overrides=False)
+
+    loader = Composer(create_config_search_path(str(CONF)))
+    first = of_the_mode(loader)
+    assert loader.load_configuration("train", overrides, RunMode.RUN) is first
+    again = loader.load_configuration("train", overrides, RunMode.RUN)
+    assert again is not first
+    assert OmegaConf.to_yaml(again) == OmegaConf.to_yaml(first)
+    of_the_mode(loader)
+    other = loader.load_configuration("train", [*overrides, "training.seed=3"], RunMode.RUN)
+    assert other.training.seed == 3
+
+
+def test_a_list_of_values_without_a_sweep_is_refused(tmp_path: Path):
+    done = command("recap.train", "training.seed=1,2", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "add --multirun to your command line" in done.stderr
 
 
 def test_all_that_is_misspelt_is_refused_without_a_trace(tmp_path: Path):

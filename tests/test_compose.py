@@ -8,7 +8,8 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from recap.compose import Refused, compose, run_name
+from recap.compose import Refused, compose
+from recap.compose.folders import run_name
 from recap.compose.templates import filled
 from recap.optimizer import RecapOptimizerConfig, set_learning_rates
 

@@ -8,7 +8,6 @@ refused with the nearest right name.
 from __future__ import annotations
 
 import functools
-import hashlib
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -32,6 +31,7 @@ from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from recap.compose.choices import set_aside
+from recap.compose.folders import name_folders
 from recap.compose.run_config import read_config
 from recap.compose.templates import fill_templates
 from recap.compose.without_effect import overrides_without_effect, schedule_faults
@@ -133,6 +133,33 @@ class Composer(ConfigLoaderImpl):
     _primary: str | None = None
     _sweep_dir: str | None = None
     _swept: list[str] | None = None  # what tells a sweep's job from the others
+    _for_its_mode: tuple[tuple[Any, ...], DictConfig] | None = None
+
+    def load_configuration(
+        self,
+        config_name: str | None,
+        overrides: list[str],
+        run_mode: RunMode,
+        from_shell: bool = True,
+        validate_sweep_overrides: bool = True,
+    ) -> DictConfig:
+        """The composed config.
+
+        Hydra asks twice for that of a run, first only to see its ``hydra.mode``, and that takes as
+        long: the answer is kept for the second time. Not where a value is to be swept, which the
+        second time may refuse.
+        """
+        asked = (config_name, *overrides)
+        if not validate_sweep_overrides:
+            cfg = super().load_configuration(config_name, overrides, RunMode.RUN, from_shell, False)
+            parsed = OverridesParser.create().parse_overrides(overrides)
+            if not any(override.is_sweep_override() for override in parsed):
+                self._for_its_mode = asked, cfg
+            return cfg
+        kept, self._for_its_mode = self._for_its_mode, None
+        if run_mode == RunMode.RUN and kept is not None and kept[0] == asked:
+            return kept[1]
+        return super().load_configuration(config_name, overrides, run_mode, from_shell)
 
     def _load_configuration_impl(self, config_name, overrides, *args, **kwargs) -> DictConfig:
         overrides = [_LAUNCHER.sub(r"\1hydra.launcher.", override) for override in overrides]
@@ -157,7 +184,7 @@ class Composer(ConfigLoaderImpl):
         if faults:
             raise Refused(faults)
         with open_dict(cfg):
-            self._name_folders(cfg)
+            name_folders(cfg, self._sweep_dir, self._swept)
         return cfg
 
     def _compose_config_from_defaults_list(self, defaults, repo) -> DictConfig:
@@ -204,28 +231,6 @@ class Composer(ConfigLoaderImpl):
         common = set(master_config.hydra.overrides.task)
         self._swept = [override for override in sweep_overrides if override not in common]
         return super().load_sweep_config(master_config, sweep_overrides)
-
-    def _name_folders(self, cfg: DictConfig) -> None:
-        """Fills the run's and the sweep's folder, where the user names none, from the overrides."""
-        if not isinstance(cfg.get("training"), DictConfig):
-            return
-        overrides = list(cfg.hydra.overrides.task)
-        folder = f"runs/{cfg.hydra.runtime.choices.get('experiment') or 'unnamed'}"
-        if str(cfg.hydra.mode) != "RunMode.MULTIRUN":
-            if cfg.training.get("save_dir") is None:
-                cfg.training.save_dir = f"{folder}/{run_name(overrides)}"
-            return
-        if cfg.hydra.sweep.dir == "auto":
-            parsed = OverridesParser.create().parse_overrides(overrides)
-            ranges = [
-                str(override.input_line) for override in parsed if override.is_sweep_override()
-            ]
-            cfg.hydra.sweep.dir = self._sweep_dir or f"{folder}/sweep-{run_name(overrides, ranges)}"
-        if cfg.hydra.sweep.subdir == "auto":
-            swept = overrides if self._swept is None else self._swept
-            cfg.hydra.sweep.subdir = run_name(swept, swept)
-        if cfg.training.get("save_dir") is None:
-            cfg.training.save_dir = f"{cfg.hydra.sweep.dir}/{cfg.hydra.sweep.subdir}"
 
     def _unread(self, cfg: DictConfig, config_name: str | None) -> list[str]:
         """Sections that are missing, and those that nothing reads: misspelt, in a file or added."""
@@ -300,23 +305,6 @@ class Composer(ConfigLoaderImpl):
 
 
 setattr(hydra_internals, "ConfigLoaderImpl", Composer)  # hydra names its loader in this one place
-
-
-def run_name(overrides: Sequence[str], swept: Sequence[str] = ()) -> str:
-    """The folder's name of a run with these overrides; other overrides have another name.
-
-    What only says where to write or how long to train is left out, so that it can be changed to
-    continue the same run; not so what tells a sweep's jobs apart, ``swept``. A name that does not
-    show every character ends in a digest of them.
-    """
-    aside = ("experiment=", "training.save_dir=", "training.num_train_steps=", "tracking", "check.")
-    told = [o.lstrip("+") for o in overrides if o in swept or not o.lstrip("+").startswith(aside)]
-    # of one key given twice the last counts: sorted by key alone, their order is kept
-    whole = ",".join(sorted(told, key=lambda override: override.split("=")[0])) or "default"
-    name = re.sub(r"[^\w.,=+~@-]+", "_", whole, flags=re.ASCII)[:100]
-    if name != whole:
-        name = f"{name}-{hashlib.sha256(whole.encode()).hexdigest()[:8]}"
-    return name
 
 
 def _value(key: str, overrides: Sequence[str]) -> str | None:

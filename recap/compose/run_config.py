@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from recap.compose.references import values
 from recap.outcome import digest
 
 CONFIG_FILE = "config.yaml"
@@ -56,7 +57,7 @@ def config_digest(cfg: DictConfig) -> str:
     """``recap.outcome.digest`` of a composed config, with or without Hydra's own section."""
     rest = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
     try:
-        plain: Any = OmegaConf.to_container(rest, resolve=True)
+        plain: Any = values(rest)
     except OmegaConfBaseException:  # what leads nowhere is refused before it is trained
         plain = OmegaConf.to_container(rest)
     return digest(plain)
