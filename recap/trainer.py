@@ -7,6 +7,7 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,7 +17,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from recap.compose import Refused
-from recap.compose.run_config import write_config
+from recap.compose.run_config import resolved_yaml, write_config
 from recap.console import Progress, metrics_table
 from recap.distributed import Ranks
 from recap.evaluation import objective, shown, undefined
@@ -29,6 +30,7 @@ from recap.run.preemption import preemptible
 from recap.run.split import record
 from recap.run.start import pace, start
 from recap.search.trial import pruning_of
+from recap.tracking.opening import Opening
 from recap.tracking.provenance import without_passwords
 
 log = logging.getLogger(__name__)
@@ -82,15 +84,20 @@ def _train(
     if ranks.first:
         for warning in experiment.train_data.rank_warnings(ranks.world_size):
             log.warning("train_data: %s", warning)
-    with ranks.together():
-        opened = experiment.tracker.run(
+    opened = Opening(
+        partial(
+            experiment.tracker.run,
             experiment.save_dir,
             overrides=_overrides(),
-            config_yaml=OmegaConf.to_yaml(cfg, resolve=True),
+            config_yaml=resolved_yaml(cfg),
             name=experiment.save_dir.name,
             parent=_sweep_dir(),
             resume_step=at.step,
         )
+    )
+    if training.evaluates_at(at.step):  # before any step, behind which ``fit`` waits for it
+        with ranks.together():
+            opened.ready()
     pruning = pruning_of(experiment.save_dir, ranks)
     shown_on = sys.stderr if ranks.first else io.StringIO()
     with (

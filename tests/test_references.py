@@ -8,6 +8,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from recap.compose import compose, references
 from recap.compose.references import values
+from recap.compose.run_config import resolved_yaml
 
 
 def by_omegaconf(cfg: DictConfig) -> Any:
@@ -17,7 +18,7 @@ def by_omegaconf(cfg: DictConfig) -> Any:
 @pytest.mark.parametrize("experiment", ["local_prod", "kuairand"])
 def test_an_experiments_values_are_looked_up(experiment: str, monkeypatch: pytest.MonkeyPatch):
     cfg = compose(f"experiment={experiment}", "data_root=a folder/of $data")
-    expected = by_omegaconf(cfg)
+    expected, text = by_omegaconf(cfg), OmegaConf.to_yaml(cfg, resolve=True)
     plain = OmegaConf.to_container
 
     def unresolved(cfg: DictConfig, *, resolve: bool) -> Any:
@@ -26,6 +27,7 @@ def test_an_experiments_values_are_looked_up(experiment: str, monkeypatch: pytes
 
     monkeypatch.setattr(references.OmegaConf, "to_container", unresolved)
     assert values(cfg) == expected
+    assert resolved_yaml(cfg) == text
     assert "${" not in str(expected)
 
 

@@ -96,7 +96,8 @@ def fit(
             rates, norm = update(experiment, micro_batches, at.step, window)
             at.step, at.position = at.step + 1, micro_batches[-1][1]
             if at.step == started + 1:
-                checkpoints.prepare(state(experiment, at))
+                with ranks.together():  # what keeps the run from being recorded ends it here
+                    run.flush()
             progress.advance(training.micro_batches * experiment.train_data.global_batch_size)
 
             log_due, save_due = due(training.train_log_every_n), due(training.checkpoint_every_n)
@@ -108,6 +109,9 @@ def fit(
             margin.stepped(time.monotonic() - began)
             if (took := checkpoints.seconds) is not None:
                 margin.saved(took.staged + took.written)
+            if at.step == started + 1:
+                with progress.aside():
+                    checkpoints.prepare(state(experiment, at))
             if save_due:
                 with progress.aside():
                     save(experiment, run, at, checkpoints, margin)

@@ -32,8 +32,10 @@ class Run(Protocol):
     other exception.
     """
 
-    view: str
-    """How to look at the run: an address or a command; empty where nothing is recorded."""
+    @property
+    def view(self) -> str:
+        """How to look at the run: an address or a command; empty where nothing is recorded."""
+        ...
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Record the metrics of one step; returns at once, they are sent from another thread."""
