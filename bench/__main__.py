@@ -24,6 +24,7 @@ COMMANDS = {
     "step_parts": [DATA],
     "cost": [DATA],
     "start_up": [DATA],
+    "reading": [],
     "logged_steps": ["data_root={data}", "repetitions=3"],
     "kuairand": [],
     "tfrecord": ["members=4", "repetitions=2"],

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import sys
 
+from bench.plain import plain_twin_of_ids
 from bench.report import conditions, own_settings
 from bench.speed import measure
 from recap.compose import compose
@@ -44,6 +45,7 @@ def main() -> None:
             batch_sizes=[int(size) for size in settings["batch_sizes"].split(",")],
             rows=int(settings["part_rows"]),
             repetitions=int(settings["repetitions"]),
+            twin=plain_twin_of_ids if name == "ids" else None,
         )
 
 

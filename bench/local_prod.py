@@ -18,6 +18,7 @@ from collections.abc import Sequence
 
 import torch
 
+from bench.plain import plain_twin
 from bench.report import conditions, own_settings
 from bench.speed import measure
 from recap.compose import compose
@@ -62,7 +63,7 @@ def main() -> None:
                 batch_sizes=[int(size) for size in settings["batch_sizes"].split(",")],
                 rows=int(settings["part_rows"]),
                 repetitions=int(settings["repetitions"]),
-                twin=True,
+                twin=plain_twin,
             )
 
 

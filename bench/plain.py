@@ -1,13 +1,14 @@
-"""local_prod as one writes it at first in torch: what recap's step is measured beside.
+"""Rankers as one writes them at first in torch: what recap's step is measured beside.
 
-Layers one after the other, a loop over blocks and towers, a loss per task, ``torch.optim.Adam`` as
-it comes. Parameters are called as recap's are, so that a ranker's weights load; the tests show that
-logits and gradients are the same, too.
+local_prod, and the model of ids of ``bench.kuairand``. Layers one after the other, a loop over
+blocks, tables and towers, a loss per task, ``torch.optim.Adam`` as it comes. Parameters are called
+as recap's are, so that a ranker's weights load; the tests show that logits and gradients are the
+same, too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -16,8 +17,12 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from recap.batch import Batch
+from recap.model import HeavyRanker
+from recap.model.embeddings import EmbeddingTables
+from recap.model.module_names import module_key
 
 EMBEDDINGS = ("user_embedding", "user_eng_embedding", "author_embedding")
+TABLES = "inputs.embeddings.collection.embedding_bags"
 DROPOUT = {"is_negative_feedback_v2": 0.1, "is_report_tweet_clicked": 0.2}
 
 
@@ -35,22 +40,18 @@ class Widths:
 
 
 class PlainRanker(nn.Module):
-    """Logits [B, T] of a batch; the three parts of the model one after the other."""
+    """Logits [B, T] of a batch: inputs, backbone and towers one after the other."""
 
-    def __init__(self, tasks: Sequence[str], widths: Widths = Widths()) -> None:
+    def __init__(
+        self,
+        inputs: Mapping[str, nn.Module],
+        backbone: nn.Module,
+        towers: Mapping[str, nn.Module],
+    ) -> None:
         super().__init__()
-        self.tasks = tuple(tasks)
-        self.inputs = nn.ModuleDict(
-            {
-                "featurization": Featurization(widths.continuous, widths.binary),
-                "user_embeddings": Embeddings(widths.embedding),
-            }
-        )
-        width = widths.continuous + widths.binary + len(EMBEDDINGS) * widths.embedding
-        self.backbone = ParallelMaskNet(width, widths)
-        self.towers = nn.ModuleDict(
-            {task: Tower(widths.top, widths.tower, DROPOUT.get(task)) for task in tasks}
-        )
+        self.inputs = nn.ModuleDict(inputs)
+        self.backbone = backbone
+        self.towers = nn.ModuleDict(towers)
 
     def forward(self, batch: Batch) -> Tensor:
         """The logits, [B, T]."""
@@ -59,21 +60,55 @@ class PlainRanker(nn.Module):
         return torch.cat([tower(shared) for tower in self.towers.values()], dim=1)
 
 
-class Featurization(nn.Module):
-    """Continuous columns on a normalised log scale and binary ones, layer-normed together."""
+def local_prod(tasks: Sequence[str], widths: Widths = Widths()) -> PlainRanker:
+    """local_prod with a tower for each of the tasks."""
+    width = widths.continuous + widths.binary + len(EMBEDDINGS) * widths.embedding
+    return PlainRanker(
+        {
+            "featurization": Featurization(widths.continuous, widths.binary),
+            "user_embeddings": Embeddings(widths.embedding),
+        },
+        ParallelMaskNet(width, widths),
+        {task: Tower(widths.top, widths.tower, DROPOUT.get(task)) for task in tasks},
+    )
 
-    def __init__(self, continuous: int, binary: int) -> None:
+
+class Featurization(nn.Module):
+    """Continuous columns on a log scale and binary ones, if any, layer-normed together."""
+
+    def __init__(self, continuous: int, binary: int, epsilon: float = 0.0) -> None:
         super().__init__()
+        self.unchanged = ["binary"] if binary else []
         self.batch_norm = nn.BatchNorm1d(continuous, momentum=0.01)
-        self.layer_norm = nn.LayerNorm(continuous + binary, eps=0.0)
+        self.layer_norm = nn.LayerNorm(continuous + binary, eps=epsilon)
 
     def forward(self, batch: Batch) -> Tensor:
         """The features, [B, C + N]."""
-        weight = self.layer_norm.weight
-        values = batch.dense["continuous"].to(weight.dtype)
+        dtype = self.layer_norm.weight.dtype
+        values = batch.dense["continuous"].to(dtype)
         values = torch.where(values.isfinite(), values, 0.0)
         logs = self.batch_norm(values.sign() * torch.log1p(values.abs())).clamp(-5.0, 5.0)
-        return self.layer_norm(torch.cat([logs, batch.dense["binary"].to(weight.dtype)], dim=1))
+        others = [batch.dense[name].to(dtype) for name in self.unchanged]
+        return self.layer_norm(torch.cat([logs, *others], dim=1))
+
+
+class Tables(nn.Module):
+    """An embedding table for each sparse feature of its name."""
+
+    def __init__(self, sizes: Mapping[str, tuple[int, int]], means: Collection[str]) -> None:
+        super().__init__()
+        bags = {
+            name: nn.EmbeddingBag(*size, mode="mean" if name in means else "sum")
+            for name, size in sizes.items()
+        }
+        self.collection = nn.ModuleDict({"embedding_bags": nn.ModuleDict(bags)})
+
+    def forward(self, batch: Batch) -> Tensor:
+        """The pooled embeddings, [B, D]."""
+        bags = self.collection["embedding_bags"]
+        assert isinstance(bags, nn.ModuleDict)
+        read = ((table, batch.sparse[name]) for name, table in bags.items())
+        return torch.cat([table(bag.slots, bag.offsets[:-1]) for table, bag in read], dim=1)
 
 
 class Embeddings(nn.Module):
@@ -153,10 +188,35 @@ def loss(logits: Tensor, labels: Tensor) -> Tensor:
     return torch.stack(each).mean()
 
 
-def plain_twin(ranker: nn.Module, tasks: Sequence[str]) -> PlainRanker:
-    """The plain model with the widths and the weights of a ranker of local_prod's form."""
+def plain_twin(ranker: HeavyRanker) -> PlainRanker:
+    """Plain local_prod with the widths and the weights of a ranker of its form."""
     state = ranker.state_dict()
-    twin = PlainRanker(tasks, _widths(state, tasks[0]))
+    twin = local_prod(ranker.tasks, _widths(state, ranker.tasks[0]))
+    twin.load_state_dict(state)
+    return twin
+
+
+def plain_twin_of_ids(ranker: HeavyRanker) -> PlainRanker:
+    """The plain model with the widths and the weights of the model of ids."""
+    state = ranker.state_dict()
+    tables = ranker.inputs["embeddings"]
+    assert isinstance(tables, EmbeddingTables)
+    sizes = {name: state[f"{TABLES}.{name}.weight"].shape for name in tables.settings}
+    means = {name for name, table in tables.settings.items() if table.pooling == "mean"}
+    continuous = len(state["inputs.featurization.batch_norm.weight"])
+    first, second = (state[f"backbone.layers.{number}.weight"] for number in (0, 2))
+    twin = PlainRanker(
+        {
+            "featurization": Featurization(continuous, 0, epsilon=1e-5),
+            "embeddings": Tables(sizes, means),
+        },
+        Layers(nn.Linear(*first.shape[::-1]), nn.ReLU(), nn.Linear(*second.shape[::-1]), nn.ReLU()),
+        {
+            name: Layers(nn.Linear(len(second), hidden), nn.ReLU(), nn.Linear(hidden, 1))
+            for name in map(module_key, ranker.tasks)
+            for hidden in state[f"towers.{name}.layers.0.bias"].shape
+        },
+    )
     twin.load_state_dict(state)
     return twin
 

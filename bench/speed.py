@@ -8,15 +8,19 @@ and closes it, so that nothing is read ahead while another part is measured.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from statistics import median
 from tempfile import TemporaryDirectory
+
+from torch import nn
 
 from bench.machine import fastest_of, measured
 from bench.report import table
 from bench.training import About, Plain, Recap
 from bench.worker import Worker
+from recap.model import HeavyRanker
 
 HEADER = (
     "part",
@@ -38,11 +42,11 @@ def measure(
     batch_sizes: Sequence[int],
     rows: int,
     repetitions: int,
-    twin: bool = False,
+    twin: Callable[[HeavyRanker], nn.Module] | None = None,
 ) -> None:
     """Prints a table per batch size, each part measured ``repetitions`` times on ``rows`` rows.
 
-    With ``twin`` the plain model is measured, too, which must be that of the experiment.
+    With ``twin``, a function of ``bench.plain``, the plain model that it makes is measured, too.
     """
     for batch_size in batch_sizes:
         print(f"\n## {title}, batch {batch_size:,}\n", flush=True)
@@ -51,7 +55,11 @@ def measure(
 
 
 def _measure_at(
-    overrides: Sequence[str], batch_size: int, rows: int, repetitions: int, twin: bool
+    overrides: Sequence[str],
+    batch_size: int,
+    rows: int,
+    repetitions: int,
+    twin: Callable[[HeavyRanker], nn.Module] | None,
 ) -> None:
     steps = max(2, rows // batch_size)
     with ExitStack() as stack:
@@ -60,14 +68,15 @@ def _measure_at(
         about: About = recap("about")
         print(about.text, flush=True)
         parts = {
-            DATA: lambda: recap("data_alone", steps),
-            STEP: lambda: recap("step_alone", steps),
-            WHOLE: lambda: recap("whole_training", steps),
-            EVALUATION: lambda: recap("evaluation", steps),
+            DATA: partial(recap, "data_alone", steps),
+            STEP: partial(recap, "step_alone", steps),
+            WHOLE: partial(recap, "whole_training", steps),
+            EVALUATION: partial(recap, "evaluation", steps),
         }
-        plain = stack.enter_context(Worker(Plain, overrides, batch_size, folder)) if twin else None
-        if plain is not None:
-            parts[PLAIN] = lambda: plain("step_alone", steps)
+        plain = None
+        if twin is not None:
+            plain = stack.enter_context(Worker(Plain, overrides, batch_size, folder, twin))
+            parts[PLAIN] = partial(plain, "step_alone", steps)
         took: dict[str, list[float]] = {name: [] for name in parts}
         machines = []
         for _ in range(repetitions):
@@ -102,7 +111,7 @@ def _measure_at(
     )
     print(f"whole training against step alone: {_ratio(took[STEP], took[WHOLE])}")
     print(f"evaluation against whole training: {_ratio(took[WHOLE], took[EVALUATION])}")
-    if twin:
+    if twin is not None:
         print(f"recap's step against plain torch: {_ratio(took[PLAIN], took[STEP])}", flush=True)
 
 

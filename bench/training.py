@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext, suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 
 import torch
+from torch import nn
 
 from bench import plain
 from bench.clock import between, moment, seconds
@@ -20,6 +21,7 @@ from recap.console import Progress
 from recap.distributed import ALONE
 from recap.evaluation import evaluate
 from recap.experiment import Experiment, prepare
+from recap.model import HeavyRanker
 from recap.run.divergence import LossWindow
 from recap.run.fit import fit
 from recap.run.margin import Margin
@@ -144,15 +146,21 @@ class Recap:
 
 
 class Plain:
-    """The plain twin of the experiment's model, on the same batch, with nothing else in memory."""
+    """``twin`` of the experiment's ranker, on the same batch, with nothing else in memory."""
 
-    def __init__(self, overrides: Sequence[str], batch_size: int, folder: str) -> None:
+    def __init__(
+        self,
+        overrides: Sequence[str],
+        batch_size: int,
+        folder: str,
+        twin: Callable[[HeavyRanker], nn.Module] = plain.plain_twin,
+    ) -> None:
         own = (f"train_data.global_batch_size={batch_size}", f"training.save_dir={folder}/plain")
         experiment = prepare(compose(*overrides, *own, "tracking=none"))
         self.training, self.device = experiment.training, experiment.training.torch_device
         torch.backends.cuda.matmul.allow_tf32 = self.training.tf32
         self.batch = first_batch(experiment).to(self.device)
-        self.model = plain.plain_twin(experiment.ranker, experiment.ranker.tasks).to(self.device)
+        self.model = twin(experiment.ranker).to(self.device)
         self.optimizer = plain.adam(self.model)
         self.step_alone(2)
 

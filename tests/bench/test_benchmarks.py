@@ -9,6 +9,7 @@ from types import ModuleType
 import pytest
 
 from bench import cost, local_prod, machine, start_up, step_parts
+from bench.__main__ import COMMANDS
 
 BLOCK = "{output_size: 8, aggregation_size: 8, reduction_factor: null, input_layer_norm: false}"
 NARROW = (f"model.backbone.mask_blocks=[{BLOCK}]", "model.backbone.mlp.layer_sizes=[8]")
@@ -90,3 +91,9 @@ def test_the_plot_of_the_cost(
     out = printed(cost, *points, *small, monkeypatch=monkeypatch, capsys=capsys)
     assert "| tasks 11 " in out
     assert (tmp_path / "cost.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_all_benchmarks_are_run_by_make_bench():
+    folder = Path(machine.__file__).parent
+    commands = {path.stem for path in folder.glob("*.py") if "def main() ->" in path.read_text()}
+    assert set(COMMANDS) == commands - {"__main__"}

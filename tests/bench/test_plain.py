@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from bench.kuairand import ids
 from bench.machine import flops_per_example
-from bench.plain import EMBEDDINGS, PlainRanker, adam, loss, plain_twin, step
-from recap.batch import Batch
+from bench.plain import EMBEDDINGS, adam, local_prod, loss, plain_twin, plain_twin_of_ids, step
+from recap.batch import Bag, Batch
 from recap.compose import compose
 from recap.compose.nodes import section
 from recap.loss import MultiTaskLoss
@@ -67,20 +68,14 @@ def relative(found: Tensor, exact: Tensor) -> float:
     return float((found.detach().double() - exact.detach()).norm() / exact.detach().norm())
 
 
-def test_the_plain_model_has_the_weights_and_says_the_logits_of_recaps(
-    ranker: HeavyRanker, batch: Batch
-):
-    twin = without_dropout(plain_twin(ranker, ranker.tasks))
+def refuse_difference(ranker: HeavyRanker, twin: nn.Module, batch: Batch) -> None:
+    """Weights, logits and gradients of the two are the same."""
     assert twin.state_dict().keys() == ranker.state_dict().keys()
-    exact = copy.deepcopy(twin).double()(batch)
-    assert relative(ranker(batch), exact) < 2e-6
-    assert relative(twin(batch), exact) < 2e-6
-
-
-def test_the_plain_model_has_the_gradients_of_recaps(ranker: HeavyRanker, batch: Batch):
-    twin = without_dropout(plain_twin(ranker, ranker.tasks))
     wide = copy.deepcopy(twin).double()
-    exact = gradients(wide, loss(wide(batch), batch.labels.double()))
+    logits = wide(batch)
+    exact = gradients(wide, loss(logits, batch.labels.double()))
+    assert relative(ranker(batch), logits) < 2e-6
+    assert relative(twin(batch), logits) < 2e-6
     total, _ = MultiTaskLoss(ranker.tasks)(ranker(batch), batch.labels)
     for found in (
         gradients(ranker, total),
@@ -94,14 +89,37 @@ def test_the_plain_model_has_the_gradients_of_recaps(ranker: HeavyRanker, batch:
             assert grad.norm() < 1e-12 or relative(found[name], grad) < 1e-4, name
 
 
+def test_the_plain_model_has_logits_and_gradients_of_recaps(ranker: HeavyRanker, batch: Batch):
+    refuse_difference(ranker, without_dropout(plain_twin(ranker)), batch)
+
+
+def test_the_plain_model_of_ids_has_logits_and_gradients_of_recaps():
+    torch.manual_seed(0)
+    cfg = compose("experiment=kuairand", *ids())
+    schema = section(cfg, "train_data").schema
+    slots = dict.fromkeys(schema.sparse, 9)
+    ranker = section(cfg, "model")(schema, slots)
+    width = schema.dense["continuous"].width
+    lengths = torch.randint(0, 3, (17,))
+    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
+    bags = {name: Bag(torch.randint(0, 9, (int(offsets[-1]),)), offsets) for name in schema.sparse}
+    batch = Batch(
+        dense={"continuous": torch.randn(17, width) * 10},
+        sparse=bags,
+        tasks=ranker.tasks,
+        labels=torch.randint(0, 2, (17, len(ranker.tasks))).float(),
+    )
+    refuse_difference(ranker, plain_twin_of_ids(ranker), batch)
+
+
 def test_the_plain_model_has_the_published_size():
     with torch.device("meta"):
-        model = PlainRanker([f"task_{number}" for number in range(10)])
+        model = local_prod([f"task_{number}" for number in range(10)])
     assert sum(p.numel() for p in model.parameters()) == 48_115_108
 
 
 def test_an_update_changes_every_weight_that_has_a_gradient(ranker: HeavyRanker, batch: Batch):
-    twin = plain_twin(ranker, ranker.tasks)
+    twin = plain_twin(ranker)
     before = copy.deepcopy(twin.state_dict())
     step(twin, adam(twin), batch)
     moved = {name for name, p in twin.named_parameters() if not p.equal(before[name])}
@@ -109,7 +127,7 @@ def test_an_update_changes_every_weight_that_has_a_gradient(ranker: HeavyRanker,
 
 
 def test_operations_are_counted_as_torch_counts_them(ranker: HeavyRanker, batch: Batch):
-    twin = plain_twin(ranker, ranker.tasks)
+    twin = plain_twin(ranker)
     with FlopCounterMode(display=False) as counted:
         loss(twin(batch), batch.labels).backward()
     assert counted.get_total_flops() == len(batch) * flops_per_example(twin)
