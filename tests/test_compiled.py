@@ -19,7 +19,7 @@ from torch._inductor import config as inductor
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from recap.batch import Batch
-from recap.evaluate import evaluate
+from recap.evaluation import evaluate
 from recap.experiment import prepare
 from recap.model import HeavyRanker
 from recap.run import parallel

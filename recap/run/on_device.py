@@ -35,7 +35,9 @@ def _copied(
         for batch, position in batches:
             with torch.cuda.stream(stream):
                 copy = batch.to(stream.device, non_blocking=True)
-            yield copy, position, stream.record_event()
+            arrived = torch.cuda.Event()
+            arrived.record(stream)
+            yield copy, position, arrived
 
 
 def _handed_over(
