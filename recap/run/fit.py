@@ -95,9 +95,6 @@ def fit(
                 _leave(reason, failure, ranks, at.step)
             rates, norm = update(experiment, micro_batches, at.step, window)
             at.step, at.position = at.step + 1, micro_batches[-1][1]
-            if at.step == started + 1:
-                with ranks.together():  # what keeps the run from being recorded ends it here
-                    run.flush()
             progress.advance(training.micro_batches * experiment.train_data.global_batch_size)
 
             log_due, save_due = due(training.train_log_every_n), due(training.checkpoint_every_n)
@@ -111,6 +108,8 @@ def fit(
                 margin.saved(took.staged + took.written)
             if at.step == started + 1:
                 with progress.aside():
+                    with ranks.together():  # what keeps the run from being recorded ends it here
+                        run.flush()
                     checkpoints.prepare(state(experiment, at))
             if save_due:
                 with progress.aside():

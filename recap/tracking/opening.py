@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from threading import Thread
+from threading import Lock, Thread
 from types import TracebackType
 from typing import Self
 
@@ -15,14 +15,16 @@ class Opening:
     """The run that ``open`` returns, called in a thread; to be used as that run.
 
     mlflow takes as long to import as torch, and a new database several seconds to be made, in which
-    a model's first update can be computed. Every method waits until the run is open, and raises
-    what keeps it from being opened; so does ``ready``, which does nothing else.
+    a model's first update can be computed. What is logged meanwhile is kept. Every other method
+    waits until the run is open, and raises what keeps it from being opened; so does ``ready``.
     """
 
     def __init__(self, open: Callable[[], Run]) -> None:
         self._open = open
         self._run: Run | None = None
         self._error: Exception | None = None
+        self._kept: list[tuple[int, Mapping[str, float]]] = []
+        self._change = Lock()
         self._thread = Thread(target=self._work, name="tracking", daemon=True)
         self._thread.start()
 
@@ -40,8 +42,12 @@ class Opening:
         return self.ready().view
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Record the metrics of one step."""
-        self.ready().log(step, metrics)
+        """Record the metrics of one step; returns at once."""
+        with self._change:
+            if self._run is None:
+                self._kept.append((step, metrics))
+                return
+        self._run.log(step, metrics)
 
     def artifact(self, path: Path) -> None:
         """Record a copy of the file."""
@@ -68,6 +74,10 @@ class Opening:
 
     def _work(self) -> None:
         try:
-            self._run = self._open().__enter__()
+            run = self._open().__enter__()
+            with self._change:
+                for step, metrics in self._kept:
+                    run.log(step, metrics)
+                self._run = run
         except Exception as error:
             self._error = error
