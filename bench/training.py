@@ -6,12 +6,13 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext, suppress
 from dataclasses import dataclass, replace
 from itertools import islice
+from time import perf_counter
 
 import torch
 from torch import nn
 
 from bench import plain
-from bench.clock import between, moment, seconds
+from bench.clock import Moment, between, moment, seconds
 from bench.machine import adam_bytes, flops_per_example
 from bench.report import peak_memory_mb as resident_mb
 from bench.storage import storage
@@ -31,6 +32,7 @@ from recap.run.update import update
 from recap.tracking import Run
 
 NEVER = 10**9  # steps
+SETTLED_S = 1.0  # behind the first step of a run, it does only what it does at every step
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ class Recap:
         steps: int,
         around: AbstractContextManager = nullcontext(),  # noqa: B008
     ) -> float:
-        """Seconds a step of ``recap.run.fit`` as it is configured, from its second step on.
+        """Seconds a step of ``recap.run.fit`` as it is configured, once the run has settled.
 
         These steps are made within ``around``.
         """
@@ -196,23 +198,31 @@ class Enough(Exception):
 
 
 class Stopwatch(Progress):
-    """A run's progress that times so many steps behind the first one, and then ends the run."""
+    """A run's progress that times so many steps, and then ends the run.
+
+    They begin when the run has settled: behind its first step memory for saves is taken in the
+    background, once.
+    """
 
     seconds = 0.0
 
     def __init__(self, steps: int, device: torch.device, around: AbstractContextManager) -> None:
         super().__init__(NEVER)
-        self._steps, self._device, self._around = steps, device, around
-        self._done, self._start = 0, moment(device)
+        self._left, self._device, self._around = steps, device, around
+        self._first: float | None = None  # when the first step was done
+        self._start: Moment | None = None
 
     def advance(self, num_examples: int) -> None:
         """Counts an update; raises Enough behind the last one."""
         super().advance(num_examples)
-        self._done += 1
-        if self._done == 1:
+        if self._start is not None:
+            self._left -= 1
+            if self._left == 0:
+                self.seconds = between(self._start, moment(self._device))
+                self._around.__exit__(None, None, None)
+                raise Enough
+        elif self._first is None:
+            self._first = perf_counter()
+        elif perf_counter() - self._first >= SETTLED_S:
             self._around.__enter__()
             self._start = moment(self._device)
-        if self._done == 1 + self._steps:
-            self.seconds = between(self._start, moment(self._device))
-            self._around.__exit__(None, None, None)
-            raise Enough
