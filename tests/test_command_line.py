@@ -11,7 +11,7 @@ from hydra._internal.utils import create_config_search_path
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from recap.compose import CONF, Composer
+from recap.compose import AS_RUN, CONF, Composer
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -73,13 +73,13 @@ def test_the_config_that_hydra_took_a_runs_mode_from_is_that_of_the_run():
         return loader.load_configuration("train", overrides, mode, validate_sweep_overrides=False)
 
     loader = Composer(create_config_search_path(str(CONF)))
-    first = of_the_mode(loader)
-    assert loader.load_configuration("train", overrides, RunMode.RUN) is first
-    again = loader.load_configuration("train", overrides, RunMode.RUN)
+    first, as_run = of_the_mode(loader), [*overrides, AS_RUN]
+    assert loader.load_configuration("train", as_run, RunMode.RUN) is first
+    again = loader.load_configuration("train", as_run, RunMode.RUN)
     assert again is not first
     assert OmegaConf.to_yaml(again) == OmegaConf.to_yaml(first)
     of_the_mode(loader)
-    other = loader.load_configuration("train", [*overrides, "training.seed=3"], RunMode.RUN)
+    other = loader.load_configuration("train", [*overrides, "training.seed=3", AS_RUN], RunMode.RUN)
     assert other.training.seed == 3
 
 

@@ -43,6 +43,7 @@ CONF = _HERE / "conf" if (_HERE / "conf").is_dir() else _HERE.parent / "conf"
 SECTIONS = ("training", "model", "train_data", "validation_data", "optimizer", "tracking")
 TEMPLATES = ("task", "schedule")
 LAUNCHERS = "hydra_plugins.recap_plugins.launcher."  # where recap's own are
+AS_RUN = "hydra.mode=RUN"  # what Hydra adds to the overrides of a command without -m
 _TAKE_A_VALUE = ("--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp")
 _LAUNCHER = re.compile(r"^([+~]*)launcher\.")  # on the command line, for hydra.launcher.
 
@@ -157,8 +158,11 @@ class Composer(ConfigLoaderImpl):
                 self._for_its_mode = asked, cfg
             return cfg
         kept, self._for_its_mode = self._for_its_mode, None
-        if run_mode == RunMode.RUN and kept is not None and kept[0] == asked:
-            return kept[1]
+        if run_mode == RunMode.RUN and kept is not None and (*kept[0], AS_RUN) == asked:
+            cfg = kept[1]
+            cfg.hydra.mode = RunMode.RUN
+            cfg.hydra.overrides.hydra.append(AS_RUN)
+            return cfg
         return super().load_configuration(config_name, overrides, run_mode, from_shell)
 
     def _load_configuration_impl(self, config_name, overrides, *args, **kwargs) -> DictConfig:
