@@ -88,18 +88,10 @@ class MultiTaskLoss(nn.Module):
         """
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         pos_weight = self.pos_weight.to(logits.dtype)
-        # Task by task, as the reference: one call over [B, T] rounds otherwise, and where gradients
-        # of examples cancel, that shows in the fifth digit of a parameter's.
-        columns = [each.unbind(dim=1) for each in (logits, labels.to(logits.dtype))]
-        weighed = [None] * len(self.tasks) if weights is None else weights.unbind(dim=1)
-        per_task = torch.stack(
-            [
-                binary_cross_entropy_with_logits(logit, label, weight, pos_weight=positive)
-                for logit, label, weight, positive in zip(
-                    *columns, weighed, pos_weight.unbind(), strict=True
-                )
-            ]
+        each = binary_cross_entropy_with_logits(
+            logits, labels.to(logits.dtype), weights, pos_weight=pos_weight, reduction="none"
         )
+        per_task = each.mean(dim=0)
         if share != 1.0:
             # the mean over no rows is not a number; their sum is 0, and its gradients are
             per_task = per_task * share if share else logits.sum(0)

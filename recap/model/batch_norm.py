@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 
@@ -21,20 +23,56 @@ class BatchNorm1d(nn.BatchNorm1d):
         """The normalised rows, [B, D]."""
         if not self.training or _world_size() == 1:
             return super().forward(input)
-        assert self.running_mean is not None
-        assert self.running_var is not None
-        assert self.num_batches_tracked is not None
-        assert self.momentum is not None
-        normed, mean, variance, rows = _Normed.apply(input, self.eps)
-        with torch.no_grad():
-            self.num_batches_tracked.add_(1)
-            # as in torch: running statistics estimate the variance without bias
-            unbiased = variance * (rows / (rows - 1).clamp(min=1))
-            self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
-            self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
-        if not self.affine:
-            return normed
-        return torch.addcmul(self.bias, normed, self.weight).to(normed.dtype)
+        return side_by_side(input, [self])
+
+
+def side_by_side(rows: Tensor, norms: Sequence[BatchNorm1d]) -> Tensor:
+    """Rows [B, ΣD] of several norms, each of its own columns, normalised at once."""
+    first = norms[0]
+    assert first.momentum is not None
+    means = torch.cat([_told(norm.running_mean) for norm in norms])
+    variances = torch.cat([_told(norm.running_var) for norm in norms])
+    weight = bias = None
+    if first.affine:
+        weight = torch.cat([norm.weight for norm in norms])
+        bias = torch.cat([norm.bias for norm in norms])
+    alone = not first.training or _world_size() == 1
+    normed = (F.batch_norm if alone else _over_all_ranks)(
+        rows, means, variances, weight, bias, first.training, first.momentum, first.eps
+    )
+    if first.training:
+        widths = [norm.num_features for norm in norms]
+        torch._foreach_copy_([_told(norm.running_mean) for norm in norms], means.split(widths))
+        torch._foreach_copy_([_told(norm.running_var) for norm in norms], variances.split(widths))
+        torch._foreach_add_([_told(norm.num_batches_tracked) for norm in norms], 1)
+    return normed
+
+
+def _told(statistic: Tensor | None) -> Tensor:
+    assert statistic is not None  # all norms here track them
+    return statistic
+
+
+def _over_all_ranks(
+    rows: Tensor,
+    running_mean: Tensor,
+    running_var: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+) -> Tensor:
+    """``F.batch_norm`` in training over the rows of all ranks."""
+    normed, mean, variance, number = _Normed.apply(rows, eps)
+    with torch.no_grad():
+        # as in torch: running statistics estimate the variance without bias
+        unbiased = variance * (number / (number - 1).clamp(min=1))
+        running_mean.lerp_(mean.to(running_mean.dtype), momentum)
+        running_var.lerp_(unbiased.to(running_var.dtype), momentum)
+    if weight is None or bias is None:
+        return normed
+    return torch.addcmul(bias, normed, weight).to(normed.dtype)
 
 
 class _Normed(torch.autograd.Function):

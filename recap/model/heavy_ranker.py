@@ -26,6 +26,7 @@ from recap.model.engagement_rates import EngagementRates
 from recap.model.module_names import module_key
 from recap.model.outputs import Outputs
 from recap.model.stratifiers import Stratifier
+from recap.model.towers import Towers
 from recap.schema import Schema
 
 MultiTaskType = Literal["share_none", "share_all", "share_partial"]
@@ -158,7 +159,7 @@ class HeavyRanker(nn.Module):
         self.features_to_towers = multi_task_type != "share_all"
         width, seen = (self.in_features, embedded) if self.features_to_towers else (0, ())
         width += out_width(self.backbone) if self.backbone is not None else 0
-        self.towers = nn.ModuleDict()
+        self.towers = Towers()
         self.affine_maps = nn.ModuleDict()
         for name, task in tasks.items():
             with _collect(faults, f"model.tasks.{name}"):
@@ -216,12 +217,15 @@ class HeavyRanker(nn.Module):
             shared = backbone = self.backbone(features)
             if self.features_to_towers:
                 shared = torch.cat([features, backbone], dim=1)
-        logits = torch.cat([self._logit(key, shared) for key in self.towers], dim=1)
+        logits = self._mapped(self.towers(shared))
         return logits.to(torch.promote_types(logits.dtype, torch.float32)), backbone
 
-    def _logit(self, key: str, shared: Tensor) -> Tensor:
-        logit = self.towers[key](shared)
-        return self.affine_maps[key](logit) if key in self.affine_maps else logit
+    def _mapped(self, logits: Tensor) -> Tensor:
+        if not self.affine_maps:
+            return logits
+        columns = zip(self.towers, logits.split(1, dim=1), strict=True)
+        lines = self.affine_maps
+        return torch.cat([lines[key](c) if key in lines else c for key, c in columns], dim=1)
 
     def parameters_by_kind(self) -> dict[str, Any]:
         """Trainable parameters by name as the optimizer section takes them, each in one place.

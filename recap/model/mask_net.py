@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from recap.model.linear import side_by_side
+from recap.model.masked_linear import masked_linear
 from recap.model.mlp import MLP, xavier_linear
 
 
@@ -79,8 +81,14 @@ class MaskBlock(nn.Module):
 
     def forward(self, net: Tensor, mask_input: Tensor) -> Tensor:
         """The block's output, [B, output_size]; ``mask_input`` is [B, mask_features]."""
-        net = self.input_layer_norm(net)
-        return self.layer_norm(self.hidden_layer(net * self.mask_layer(mask_input)))
+        first, relu, _ = self.mask_layer
+        return self.masked(net, relu(first(mask_input)))
+
+    def masked(self, net: Tensor, hidden: Tensor) -> Tensor:
+        """The block's output, [B, output_size], from the mask's hidden layer, [B, mask width]."""
+        mask = self.mask_layer[-1](hidden)
+        net = masked_linear(self.input_layer_norm(net), mask, self.hidden_layer)
+        return self.layer_norm(net)
 
 
 class MaskNet(nn.Module):
@@ -121,7 +129,11 @@ class MaskNet(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """The top's output, [B, out_features]."""
         if self.use_parallel:
-            net = torch.cat([block(features, features) for block in self.mask_blocks], dim=-1)
+            first = [block.mask_layer[0] for block in self.mask_blocks]
+            hidden = side_by_side(features, first).relu_()
+            parts = hidden.split([layer.out_features for layer in first], dim=1)
+            blocks = zip(self.mask_blocks, parts, strict=True)
+            net = torch.cat([block.masked(features, part) for block, part in blocks], dim=1)
         else:
             net = features
             for block in self.mask_blocks:

@@ -7,6 +7,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from recap.model.linear import Linear
 from recap.model.norm import BatchNorm
 
 
@@ -64,18 +65,18 @@ class MLP(nn.Module):
         return self.layers(features)
 
 
-def xavier_linear(in_features: int, out_features: int, *, bias: bool = True) -> nn.Linear:
+def xavier_linear(in_features: int, out_features: int, *, bias: bool = True) -> Linear:
     """A linear layer with Xavier-uniform weights (Glorot and Bengio, 2010) and zero biases."""
-    linear = nn.Linear(in_features, out_features, bias=bias)
+    linear = Linear(in_features, out_features, bias=bias)
     nn.init.xavier_uniform_(linear.weight)
     if bias:
         nn.init.zeros_(linear.bias)
     return linear
 
 
-def fan_in_linear(in_features: int, out_features: int) -> nn.Linear:
+def fan_in_linear(in_features: int, out_features: int) -> Linear:
     """A linear layer with weights from U(−1/√in, 1/√in) and zero biases."""
-    linear = nn.Linear(in_features, out_features)
+    linear = Linear(in_features, out_features)
     bound = in_features**-0.5
     nn.init.uniform_(linear.weight, -bound, bound)
     nn.init.zeros_(linear.bias)
