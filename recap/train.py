@@ -36,6 +36,10 @@ def ended(cfg: DictConfig, error: BaseException | None) -> None:
 @hydra_command("train", check=faults, ended=ended)
 def main(cfg: DictConfig) -> float | None:
     """The command; see ``recap.trainer``. What a user can mend is told without a trace."""
+    from recap.allocator import in_huge_pages
+
+    in_huge_pages()
+
     from recap.run.connected import told_plainly
     from recap.trainer import train
 

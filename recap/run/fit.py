@@ -6,6 +6,7 @@ import logging
 import time
 from contextlib import closing
 
+from recap.allocator import keep_freed
 from recap.checkpoint import Checkpoints
 from recap.console import Progress
 from recap.distributed import Ranks, refuse_failures
@@ -111,6 +112,7 @@ def fit(
                     with ranks.together():  # what keeps the run from being recorded ends it here
                         run.flush()
                     checkpoints.prepare(state(experiment, at))
+                    keep_freed()
             if save_due:
                 with progress.aside():
                     save(experiment, run, at, checkpoints, margin)
