@@ -21,7 +21,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from recap.batch import Batch
 from recap.evaluation import evaluate
 from recap.experiment import prepare
-from recap.model import HeavyRanker
+from recap.model import HeavyRanker, linear
 from recap.run import parallel
 from recap.run.compiled import Compiled
 
@@ -45,6 +45,15 @@ def forgotten() -> Iterator[None]:
     torch._dynamo.reset()
 
 
+@pytest.fixture(autouse=True)
+def plain_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiled or not, a ranker's layers are torch's own: the fast ones add up in another order.
+
+    How near those come to float64 is shown in tests/model/test_linear.py.
+    """
+    monkeypatch.setattr(linear, "writes_in_place", lambda rows: False)
+
+
 def gradients(module: torch.nn.Module, given: Batch) -> list[torch.Tensor]:
     """The logits, and the gradients of some number that follows from them, of one seed."""
     torch.manual_seed(3)
@@ -65,6 +74,15 @@ def same_in_one_graph(model: HeavyRanker, given: Batch) -> None:
 @pytest.mark.parametrize("backbone", [*BACKBONES, None])
 def test_every_backbone_is_one_graph(backbone: str | None):
     same_in_one_graph(ranker({name: INPUTS[name] for name in DENSE}, backbone), batch(8))
+
+
+def test_fast_layers_step_aside_for_the_compiler(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.undo()
+    model, given = ranker({name: INPUTS[name] for name in DENSE}, "mask_net"), batch(8)
+    traced = CompileCounterWithBackend("aot_eager")
+    compiled = gradients(Compiled(model, "default", traced), given)
+    torch.testing.assert_close(compiled, gradients(model, given))
+    assert traced.frame_count == 1
 
 
 @pytest.mark.parametrize("name", INPUTS)

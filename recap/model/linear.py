@@ -53,7 +53,8 @@ def side_by_side(rows: Tensor, layers: Sequence[Linear]) -> Tensor:
 def writes_in_place(rows: Tensor) -> bool:
     """Whether weights of layers over ``rows`` [B, D] take their gradients in place."""
     return (
-        rows.device.type == "cpu"
+        type(rows) is Tensor  # real numbers, not a tracer's or a shard
+        and rows.device.type == "cpu"
         and rows.ndim == 2
         and torch.is_grad_enabled()
         and not torch.compiler.is_compiling()
@@ -94,19 +95,18 @@ class _SideBySide(torch.autograd.Function):
             if ctx.needs_input_grad[0]:
                 of_rows = grad @ weight if of_rows is None else of_rows.addmm_(grad, weight)
             of_weight, of_bias = ctx.needs_input_grad[2 + 2 * number : 4 + 2 * number]
-            found.append(add_gradient(layer, grad, rows) if of_weight else None)
+            found.append(add_gradient(layer, weight, grad, rows) if of_weight else None)
             found.append(grad.sum(0) if of_bias else None)
         return of_rows, None, *found
 
 
-def add_gradient(layer: Linear, grad: Tensor, rows: Tensor) -> Tensor | None:
-    """Adds gradᵀ · rows [N, D] to ``layer.weight.grad``; or returns it for autograd to deliver.
+def add_gradient(layer: Linear, weight: Tensor, grad: Tensor, rows: Tensor) -> Tensor | None:
+    """Adds gradᵀ · rows [N, D] to ``weight.grad``; or returns it for autograd to deliver.
 
-    To be called within backward, with ``grad`` [B, N] of the layer's outputs and its inputs
-    ``rows`` [B, D]. Autograd delivers where someone else takes the gradient: a hook, or
-    ``torch.autograd.grad``.
+    To be called within backward, with the ``weight`` that the layer had in forward, ``grad`` [B, N]
+    of its outputs and its inputs ``rows`` [B, D]. Autograd delivers where someone else takes the
+    gradient: a hook, or ``torch.autograd.grad``.
     """
-    weight = layer.weight
     if not _accumulated(weight):
         return grad.t() @ rows
     if weight.grad is not None:

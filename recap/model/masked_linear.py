@@ -9,12 +9,13 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from recap.model.linear import Linear, add_gradient, writes_in_place
+from recap.model import linear
+from recap.model.linear import Linear, add_gradient
 
 
 def masked_linear(rows: Tensor, mask: Tensor, layer: Linear) -> Tensor:
     """``layer(rows · mask)`` of rows and a mask of the same shape [B, D]: [B, N]."""
-    if writes_in_place(rows):
+    if linear.writes_in_place(rows):
         return _MaskedLinear.apply(rows, mask, layer.weight, layer.bias, layer)
     return layer(rows * mask)
 
@@ -37,7 +38,7 @@ class _MaskedLinear(torch.autograd.Function):
         (grad,) = grads
         of_rows, of_mask, of_weight, of_bias, _ = ctx.needs_input_grad
         product = rows * mask
-        weight_grad = add_gradient(ctx.layer, grad, product) if of_weight else None
+        weight_grad = add_gradient(ctx.layer, weight, grad, product) if of_weight else None
         of_product = torch.mm(grad, weight, out=product)
         return (
             of_product * mask if of_rows else None,

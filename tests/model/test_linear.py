@@ -78,6 +78,14 @@ def test_a_copy_of_a_layer_has_gradients_of_its_own():
     assert other.state_dict().keys() == nn.Linear(3, 2).state_dict().keys()
 
 
+def test_weights_that_a_caller_puts_in_get_the_gradient():
+    layer, rows = Linear(3, 2), torch.ones(4, 3)
+    weight = torch.zeros(2, 3, requires_grad=True)
+    torch.func.functional_call(layer, {"weight": weight}, rows).sum().backward()
+    assert weight.grad.tolist() == [[4.0] * 3] * 2
+    assert layer.weight.grad is None
+
+
 def test_a_frozen_weight_gets_no_gradient_and_its_inputs_do():
     layer, rows = Linear(3, 2), torch.ones(4, 3, requires_grad=True)
     layer.weight.requires_grad_(requires_grad=False)
