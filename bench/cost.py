@@ -198,7 +198,8 @@ def save_plot(costs: Sequence[Cost], batch_size: int, path: Path) -> None:
     panels[0].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     panels[0].yaxis.set_minor_formatter(NullFormatter())
     panels[0].set_ylabel("milliseconds a step")
-    panels[0].legend(frameon=False, fontsize="small", loc="upper left")
+    lines_drawn = panels[0].get_legend_handles_labels()
+    figure.legend(*lines_drawn, loc="outside upper center", ncols=len(lines), frameon=False)
     figure.savefig(path, format="png")
 
 
