@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from recap.model.mlp import MLP, xavier_linear
+from recap.model.linear import Linear
+from recap.model.mlp import MLP
 
 
 class CrossLayer(nn.Module):
@@ -21,8 +22,8 @@ class CrossLayer(nn.Module):
         super().__init__()
         self.project: nn.Module = nn.Identity()
         if projection_dim is not None:
-            self.project = xavier_linear(width, projection_dim, bias=False)
-        self.linear = xavier_linear(width if projection_dim is None else projection_dim, width)
+            self.project = Linear(width, projection_dim, bias=False)
+        self.linear = Linear(width if projection_dim is None else projection_dim, width)
 
     def forward(self, x0: Tensor, x: Tensor) -> Tensor:
         """The next x, [B, D]."""

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from recap.model.mlp import MLP, xavier_linear
+from recap.model.linear import Linear
+from recap.model.mlp import MLP
 
 logger = logging.getLogger(__name__)
 
@@ -67,8 +68,7 @@ class DLRM(nn.Module):
         widths = [_width(columns) for columns in self.embedded]
         width = max(widths) if self.bottom_mlp is None else self.bottom_mlp.out_features
         self.projections = nn.ModuleList(
-            nn.Identity() if own == width else xavier_linear(own, width, bias=False)
-            for own in widths
+            nn.Identity() if own == width else Linear(own, width, bias=False) for own in widths
         )
         vectors = len(widths) + (self.bottom_mlp is not None)
         first, second = torch.tril_indices(vectors, vectors, offset=-1)

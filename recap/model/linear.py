@@ -21,9 +21,19 @@ from torch.autograd.graph import get_gradient_edge
 
 
 class Linear(nn.Linear):
-    """``torch.nn.Linear`` of rows [B, in_features]; its weight's gradient as the module says."""
+    """``torch.nn.Linear`` of rows [B, in_features]; its weight's gradient as the module says.
+
+    It starts with Xavier-uniform weights (Glorot and Bengio, 2010) and a bias of 0, drawn once:
+    torch's own values would take as long as these, only to be written over.
+    """
 
     kept: Tensor | None = None  # the last gradient's memory; no part of the state
+
+    def reset_parameters(self) -> None:
+        """Draws the weights anew, and sets the bias to 0."""
+        nn.init.xavier_uniform_(self.weight)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
 
     def forward(self, input: Tensor) -> Tensor:
         """The outputs, [B, out_features]."""

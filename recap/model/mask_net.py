@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from recap.model.linear import side_by_side
+from recap.model.linear import Linear, side_by_side
 from recap.model.masked_linear import masked_linear
-from recap.model.mlp import MLP, xavier_linear
+from recap.model.mlp import MLP
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,11 +72,11 @@ class MaskBlock(nn.Module):
             nn.LayerNorm(net_features) if config.input_layer_norm else nn.Identity()
         )
         self.mask_layer = nn.Sequential(
-            xavier_linear(mask_features, mask_width),
+            Linear(mask_features, mask_width),
             nn.ReLU(),
-            xavier_linear(mask_width, net_features),
+            Linear(mask_width, net_features),
         )
-        self.hidden_layer = xavier_linear(net_features, config.output_size)
+        self.hidden_layer = Linear(net_features, config.output_size)
         self.layer_norm = nn.LayerNorm(config.output_size)
 
     def forward(self, net: Tensor, mask_input: Tensor) -> Tensor:

@@ -44,7 +44,7 @@ class MLP(nn.Module):
             )
         if init not in ("xavier_uniform", "fan_in_uniform"):
             raise ValueError(f"init={init!r} must be xavier_uniform or fan_in_uniform")
-        linear = xavier_linear if init == "xavier_uniform" else fan_in_linear
+        linear = Linear if init == "xavier_uniform" else fan_in_linear
         self.out_features = layer_sizes[-1]
         self.layers = nn.Sequential()
         width = in_features
@@ -65,19 +65,9 @@ class MLP(nn.Module):
         return self.layers(features)
 
 
-def xavier_linear(in_features: int, out_features: int, *, bias: bool = True) -> Linear:
-    """A linear layer with Xavier-uniform weights (Glorot and Bengio, 2010) and zero biases."""
-    linear = Linear(in_features, out_features, bias=bias)
-    nn.init.xavier_uniform_(linear.weight)
-    if bias:
-        nn.init.zeros_(linear.bias)
-    return linear
-
-
 def fan_in_linear(in_features: int, out_features: int) -> Linear:
     """A linear layer with weights from U(−1/√in, 1/√in) and zero biases."""
     linear = Linear(in_features, out_features)
     bound = in_features**-0.5
     nn.init.uniform_(linear.weight, -bound, bound)
-    nn.init.zeros_(linear.bias)
     return linear
