@@ -87,8 +87,7 @@ class Profiled(Recap):
             yield layer, "forward", name.replace("_", " ")
         if ranker.backbone is not None:
             yield ranker.backbone, "forward", "backbone"
-        for tower in ranker.towers.values():
-            yield tower, "forward", "towers"
+        yield ranker.towers, "forward", "towers"
         yield experiment.loss, "forward", "loss"
         yield torch.Tensor, "backward", "backward"
         yield experiment.optimizer, "step", "optimizer"
