@@ -95,7 +95,7 @@ def _train(
             resume_step=at.step,
         )
     )
-    if training.evaluates_at(at.step):  # before any step, behind which ``fit`` waits for it
+    if training.evaluates_at(at.step):  # before any update, behind which ``fit`` opens it
         with ranks.together():
             opened.ready()
     pruning = pruning_of(experiment.save_dir, ranks)

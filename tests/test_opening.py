@@ -1,7 +1,6 @@
-"""A run that is opened beside a training: it records the same, and what refuses it ends the run."""
+"""A run that is opened behind a training's first update: it records the same, and what refuses it ends the run."""
 
 import re
-import threading
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -33,21 +32,17 @@ class Recorded(NoRun):
         self.told.append(error)
 
 
-def test_what_is_logged_while_the_run_is_opened_is_recorded_once_it_is():
-    run, opens = Recorded(), threading.Event()
-
-    def opened() -> Recorded:
-        opens.wait()
-        return run
-
-    opening = Opening(opened)
+def test_what_is_logged_before_the_run_is_opened_is_recorded_once_it_is():
+    run = Recorded()
+    opening = Opening(lambda: run)
     with opening:
         opening.log(1, {"loss": 0.5})
         assert run.told == []
-        opens.set()
         opening.artifact(Path("plan.txt"))
+        opening.log(2, {"loss": 0.25})
         opening.flush()
-    assert run.told == [(1, {"loss": 0.5}), Path("plan.txt"), "flushed", None]
+    plan = Path("plan.txt")
+    assert run.told == [(1, {"loss": 0.5}), plan, (2, {"loss": 0.25}), "flushed", None]
     assert opening.ready() is run
 
 

@@ -1,10 +1,10 @@
-"""A run that is opened beside the work that comes before its first metric."""
+"""A run that is opened when its first metrics are there to be recorded, not before."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
-from threading import Lock, Thread
 from types import TracebackType
 from typing import Self
 
@@ -12,28 +12,26 @@ from recap.tracking import Run
 
 
 class Opening:
-    """The run that ``open`` returns, called in a thread; to be used as that run.
+    """The run that ``open`` returns, opened at its first use but ``log``; to be used as that run.
 
-    mlflow takes as long to import as torch, and a new database several seconds to be made, in which
-    a model's first update can be computed. What is logged meanwhile is kept. Every other method
-    waits until the run is open, and raises what keeps it from being opened; so does ``ready``.
+    mlflow takes longer to import than torch, and a new database several seconds to be made: a
+    training's first update need not wait for them. In a thread beside it they would take turns with
+    the threads that compute, which slows both. What is logged before is kept. A run that ends
+    before it was opened is opened and ended, so that it is recorded however it ends.
     """
 
     def __init__(self, open: Callable[[], Run]) -> None:
         self._open = open
         self._run: Run | None = None
-        self._error: Exception | None = None
         self._kept: list[tuple[int, Mapping[str, float]]] = []
-        self._change = Lock()
-        self._thread = Thread(target=self._work, name="tracking", daemon=True)
-        self._thread.start()
 
     def ready(self) -> Run:
-        """The run itself, as soon as it is open."""
-        self._thread.join()
-        if self._error is not None:
-            raise self._error
-        assert self._run is not None
+        """The run itself, open; raises what keeps it from being opened, as every method but one."""
+        if self._run is None:
+            run = self._open().__enter__()
+            for step, metrics in self._kept:
+                run.log(step, metrics)
+            self._run = run
         return self._run
 
     @property
@@ -43,11 +41,10 @@ class Opening:
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Record the metrics of one step; returns at once."""
-        with self._change:
-            if self._run is None:
-                self._kept.append((step, metrics))
-                return
-        self._run.log(step, metrics)
+        if self._run is None:
+            self._kept.append((step, metrics))
+        else:
+            self._run.log(step, metrics)
 
     def artifact(self, path: Path) -> None:
         """Record a copy of the file."""
@@ -66,18 +63,10 @@ class Opening:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._thread.join()
+        if error is None:
+            self.ready()
+        else:
+            with suppress(Exception):  # the error that came first is the one to be told
+                self.ready()
         if self._run is not None:
             self._run.__exit__(kind, error, traceback)
-        elif kind is None and self._error is not None:
-            raise self._error
-
-    def _work(self) -> None:
-        try:
-            run = self._open().__enter__()
-            with self._change:
-                for step, metrics in self._kept:
-                    run.log(step, metrics)
-                self._run = run
-        except Exception as error:
-            self._error = error
