@@ -1,4 +1,4 @@
-"""A run that is opened behind a training's first update: it records the same, and what refuses it ends the run."""
+"""A run opened behind a training's first update records the same; what refuses it ends it."""
 
 import re
 from collections.abc import Mapping
