@@ -293,9 +293,13 @@ def test_what_is_wrong_with_a_step_is_told_with_its_key(tiny: Tiny):
         "train_data.preprocess.downcast.features.binry: there is no such dense input; close: binary"
     )
     no_step = "{_target_: recap.schema.Sparse, column: x, num_buckets: 1}"
-    for given in ("downcast.features.binary=bool", f"x={no_step}", "x=3"):
+    for given, key in (
+        ("downcast.features.binary=bool", "downcast._target_: missing"),
+        (f"x={no_step}", "x="),
+        ("x=3", "x="),
+    ):
         found = faults(tiny, f"+train_data.preprocess.{given}")[0]
-        assert found.startswith(f"train_data.preprocess.{re.split('[.=]', given)[0]}=")
+        assert found.startswith(f"train_data.preprocess.{key}")
         assert "no step; one has a _target_" in found
     assert faults(tiny, f"+train_data.preprocess.{steps[1]}")[0] == (
         "train_data.preprocess.downsample.batch_multiplier=0 must be 1 or more"

@@ -82,7 +82,8 @@ def wrong(fault: Fault, cfg: DictConfig) -> str | None:
 def names(line: str, fault: Fault) -> bool:
     """Whether a refusal says the key's path, or the section, the row and the value it is about."""
     section, row = str(fault.path[0]), str(fault.path[-2 if len(fault.path) > 1 else -1])
-    told = [section, row, str(fault.value)]
+    values = fault.value if isinstance(fault.value, list) else [fault.value]
+    told = [section, row, *map(str, values)]
     return fault.key in line or (len(fault.path) > 2 and all(part in line for part in told))
 
 

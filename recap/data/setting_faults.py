@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from recap.data.preprocess import BatchStep, Step
@@ -31,8 +31,9 @@ def setting_faults(data: ParquetData) -> Iterator[str]:
             )
     for name, step in data.preprocess.items():
         if step is not None and not isinstance(step, Step | BatchStep):
+            found = "._target_: missing, so it is" if isinstance(step, Mapping) else f"={step}:"
             yield (
-                f"preprocess.{name}={step}: no step; one has a _target_, as "
+                f"preprocess.{name}{found} no step; one has a _target_, as "
                 "recap.data.preprocess.Downcast, or is chosen: preprocess=downcast"
             )
     labels = data.seg_dense_schema.labels
