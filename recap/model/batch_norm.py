@@ -42,9 +42,14 @@ def side_by_side(rows: Tensor, norms: Sequence[BatchNorm1d]) -> Tensor:
     )
     if first.training:
         widths = [norm.num_features for norm in norms]
-        torch._foreach_copy_([_told(norm.running_mean) for norm in norms], means.split(widths))
-        torch._foreach_copy_([_told(norm.running_var) for norm in norms], variances.split(widths))
-        torch._foreach_add_([_told(norm.num_batches_tracked) for norm in norms], 1)
+        held = [
+            *[_told(norm.running_mean) for norm in norms],
+            *[_told(norm.running_var) for norm in norms],
+        ]
+        found = [*means.split(widths), *variances.split(widths)]
+        torch._foreach_copy_(held, found)  # pyright: ignore[reportPrivateImportUsage]
+        counts = [_told(norm.num_batches_tracked) for norm in norms]
+        torch._foreach_add_(counts, 1)  # pyright: ignore[reportPrivateImportUsage]
     return normed
 
 

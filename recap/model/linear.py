@@ -94,7 +94,7 @@ class _SideBySide(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         rows, *weights = ctx.saved_tensors
         of_rows: Tensor | None = None
         found: list[Tensor | None] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -129,11 +130,12 @@ class MaskNet(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """The top's output, [B, out_features]."""
         if self.use_parallel:
-            first = [block.mask_layer[0] for block in self.mask_blocks]
+            blocks = cast("list[MaskBlock]", list(self.mask_blocks))
+            first = [cast("Linear", block.mask_layer[0]) for block in blocks]
             hidden = side_by_side(features, first).relu_()
             parts = hidden.split([layer.out_features for layer in first], dim=1)
-            blocks = zip(self.mask_blocks, parts, strict=True)
-            net = torch.cat([block.masked(features, part) for block, part in blocks], dim=1)
+            outs = [block.masked(features, part) for block, part in zip(blocks, parts, strict=True)]
+            net = torch.cat(outs, dim=1)
         else:
             net = features
             for block in self.mask_blocks:

@@ -33,7 +33,7 @@ class _MaskedLinear(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         rows, mask, weight = ctx.saved_tensors
         (grad,) = grads
         of_rows, of_mask, of_weight, of_bias, _ = ctx.needs_input_grad

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +24,7 @@ class Towers(nn.ModuleDict):
     def forward(self, shared: Tensor) -> Tensor:
         """The logits, columns in the order of the towers."""
         together: dict[Hashable, list[int]] = {}
-        towers = list(self.values())
+        towers = cast("list[MLP]", list(self.values()))
         for number, tower in enumerate(towers):
             together.setdefault(_shape(tower) or number, []).append(number)
         if len(together) == 1 and len(towers) > 1:
@@ -44,7 +45,7 @@ def _shape(tower: nn.Module) -> Hashable | None:
     return tuple(str(layer) for layer in tower.layers if not isinstance(layer, nn.Dropout))
 
 
-def _side_by_side(towers: Sequence[nn.Module], shared: Tensor) -> Tensor:
+def _side_by_side(towers: Sequence[MLP], shared: Tensor) -> Tensor:
     """The towers' outputs [B, T · N], those of each behind each other."""
     dropouts = _dropouts(towers, shared)
     rows, depth = shared, 0
@@ -70,7 +71,7 @@ def _each_its_own(rows: Tensor, layers: Sequence[Linear]) -> Tensor:
     return torch.baddbmm(biases, each, weights).transpose(0, 1).flatten(1)
 
 
-def _dropouts(towers: Sequence[nn.Module], shared: Tensor) -> dict[int, Tensor]:
+def _dropouts(towers: Sequence[MLP], shared: Tensor) -> dict[int, Tensor]:
     """What the hidden units [B, T · N] behind the n-th linear layer are multiplied by, by n.
 
     Drawn tower after tower, as towers by themselves would.

@@ -17,6 +17,8 @@ class Adam(optim.Adam):
     its updates are not traced.
     """
 
+    __module__ = optim.Adam.__module__  # what checkpoints tell of it: the moments are the same
+
     add_param_group = inspect.unwrap(optim.Adam.add_param_group)
     load_state_dict = inspect.unwrap(optim.Adam.load_state_dict)
     state_dict = inspect.unwrap(optim.Adam.state_dict)

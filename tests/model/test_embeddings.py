@@ -90,7 +90,8 @@ def test_whole_tables_are_looked_up_as_torchrec_does(pooling):
     many = Bag(torch.tensor([2, 2, 0]), torch.tensor([0, 1, 1, 3]))
     one_each = Bag(torch.tensor([4, 0, 4]), torch.arange(4), one_each=True)
     bags = {"video_id": THREE_BAGS, "last_video_ids": many, "city": one_each}
-    videos, city = weights = [layer.table(n).weight for n in ("videos", "city")]
+    weights: list[Any] = [layer.table(n).weight for n in ("videos", "city")]
+    videos, city = weights
     wide = [weight.detach().double().requires_grad_() for weight in weights]
     along = torch.randn(3, 13)
 
@@ -99,7 +100,7 @@ def test_whole_tables_are_looked_up_as_torchrec_does(pooling):
 
     reads = zip(bags.values(), [wide[0], wide[0], wide[1]], strict=True)
     expected = vectors_and_gradients(torch.cat([pooled(*r, pooling) for r in reads], dim=1), wide)
-    keyed = dict(
+    keyed: dict[str, Bag] = dict(
         zip(("videos/video_id", "videos/last_video_ids", "city/city"), bags.values(), strict=True)
     )
     by_torchrec = from_split(layer.collection, keyed, [pooling, pooling, "sum"])

@@ -14,6 +14,13 @@ from recap.model.norm import BatchNorm
 from recap.model.towers import Towers
 
 
+def gradient(layer: nn.Module) -> torch.Tensor:
+    """Of the layer's weight."""
+    assert isinstance(layer.weight, torch.Tensor)
+    assert layer.weight.grad is not None
+    return layer.weight.grad
+
+
 def by_name(*modules):
     """Gradients of the modules' parameters, in one list of float64 tensors."""
     return [p.grad.double() for module in modules for p in module.parameters()]
@@ -29,20 +36,21 @@ def assert_as_exact(found, exact):
 def test_a_gradient_lies_where_that_of_the_step_before_lay():
     layer, rows = Linear(3, 2), torch.ones(4, 3)
     layer(rows).sum().backward()
-    assert layer.weight.grad.tolist() == [[4.0] * 3] * 2
-    place = layer.weight.grad.data_ptr()
+    assert gradient(layer).tolist() == [[4.0] * 3] * 2
+    place = gradient(layer).data_ptr()
     torch.optim.SGD(layer.parameters()).zero_grad(set_to_none=True)
     assert layer.weight.grad is None
     layer(2 * rows).sum().backward()
-    assert layer.weight.grad.data_ptr() == place
-    assert layer.weight.grad.tolist() == [[8.0] * 3] * 2
+    assert gradient(layer).data_ptr() == place
+    assert gradient(layer).tolist() == [[8.0] * 3] * 2
 
 
 def test_gradients_of_micro_batches_add_up():
     layer, rows = Linear(3, 2), torch.ones(4, 3)
     for _ in range(2):
         layer(rows).sum().backward()
-    assert layer.weight.grad.tolist() == [[8.0] * 3] * 2
+    assert gradient(layer).tolist() == [[8.0] * 3] * 2
+    assert layer.bias.grad is not None
     assert layer.bias.grad.tolist() == [8.0, 8.0]
 
 
@@ -50,11 +58,11 @@ def test_gradients_of_micro_batches_add_up():
 def test_a_gradient_that_someone_keeps_is_not_written_over(keep):
     layer, rows = Linear(3, 2), torch.ones(4, 3)
     layer(rows).sum().backward()
-    kept = keep(layer.weight.grad)
+    kept = keep(gradient(layer))
     layer.zero_grad(set_to_none=True)
     layer(2 * rows).sum().backward()
     assert kept.flatten()[0] == 4.0
-    assert layer.weight.grad[0, 0] == 8.0
+    assert gradient(layer)[0, 0] == 8.0
 
 
 def test_whoever_asks_autograd_for_a_gradient_gets_it():
@@ -74,7 +82,7 @@ def test_a_copy_of_a_layer_has_gradients_of_its_own():
     other = copy.deepcopy(layer)
     other.zero_grad(set_to_none=True)
     other(2 * rows).sum().backward()
-    assert layer.weight.grad[0, 0] == 4.0
+    assert gradient(layer)[0, 0] == 4.0
     assert other.state_dict().keys() == nn.Linear(3, 2).state_dict().keys()
 
 
@@ -82,13 +90,14 @@ def test_weights_that_a_caller_puts_in_get_the_gradient():
     layer, rows = Linear(3, 2), torch.ones(4, 3)
     weight = torch.zeros(2, 3, requires_grad=True)
     torch.func.functional_call(layer, {"weight": weight}, rows).sum().backward()
+    assert weight.grad is not None
     assert weight.grad.tolist() == [[4.0] * 3] * 2
     assert layer.weight.grad is None
 
 
 def test_a_frozen_weight_gets_no_gradient_and_its_inputs_do():
     layer, rows = Linear(3, 2), torch.ones(4, 3, requires_grad=True)
-    layer.weight.requires_grad_(requires_grad=False)
+    layer.weight.requires_grad = False
     layer(rows).sum().backward()
     assert layer.weight.grad is None
     torch.testing.assert_close(rows.grad, layer.weight.sum(0).expand(4, 3))
@@ -112,7 +121,8 @@ def test_a_masked_layer_is_the_layer_of_the_product():
     torch.manual_seed(0)
     layer = Linear(40, 8)
     rows, mask = torch.randn(2, 16, 40).unbind()
-    rows.requires_grad_(), mask.requires_grad_()
+    rows.requires_grad_()
+    mask.requires_grad_()
     masked_linear(rows, mask, layer).square().sum().backward()
     exact = nn.Linear(40, 8).double()
     exact.load_state_dict(layer.state_dict())
@@ -166,10 +176,11 @@ def test_towers_side_by_side_give_the_gradients_of_one_after_the_other(batch_nor
     torch.manual_seed(0)
     towers = towers_of(batch_norm=batch_norm)
     towers["other"] = MLP(40, layer_sizes=[4, 1])
-    plain = copy.deepcopy(nn.ModuleDict(towers.items())).double()
+    plain = copy.deepcopy(nn.ModuleDict(dict(towers.items()))).double()
     for tower in plain.values():
         for layer in tower.modules():
-            layer.__class__ = nn.Linear if isinstance(layer, Linear) else layer.__class__
+            if isinstance(layer, Linear):
+                layer.__class__ = nn.Linear  # pyright: ignore[reportAttributeAccessIssue]
     rows = torch.randn(32, 40, requires_grad=True)
     along = torch.randn(5)
     torch.manual_seed(1)
@@ -186,7 +197,8 @@ def test_towers_side_by_side_give_the_gradients_of_one_after_the_other(batch_nor
             assert_as_exact([ours.grad], [other.grad])
     for ours, other in zip(towers.buffers(), plain.buffers(), strict=True):
         torch.testing.assert_close(ours.double(), other.double())
-    towers.eval(), plain.eval()
+    towers.eval()
+    plain.eval()
     theirs = torch.cat([tower(wide) for tower in plain.values()], dim=1)
     assert_as_exact([towers(rows)], [theirs])
 
