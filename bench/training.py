@@ -16,6 +16,7 @@ from bench.clock import Moment, between, moment, seconds
 from bench.machine import adam_bytes, flops_per_example
 from bench.report import peak_memory_mb as resident_mb
 from bench.storage import storage
+from recap.allocator import in_huge_pages, keep_freed
 from recap.batch import Batch
 from recap.compose import compose
 from recap.console import Progress
@@ -50,6 +51,7 @@ class Recap:
     """An experiment with its tracker as configured; ``folder`` takes what it writes."""
 
     def __init__(self, overrides: Sequence[str], batch_size: int, folder: str) -> None:
+        in_huge_pages()  # as the command does
         own = (f"train_data.global_batch_size={batch_size}", f"training.save_dir={folder}/run")
         cfg = compose(*overrides, *own)
         if "folder" in cfg.tracking:
@@ -69,7 +71,9 @@ class Recap:
         self.experiment = replace(experiment, training=training)
         self.batch = first_batch(self.experiment).to(self.device)
         self.experiment.ranker.train()
-        self.step_alone(2)  # the optimizer makes its moments, the threads start
+        self.step_alone(1)  # the optimizer makes its moments, the threads start
+        keep_freed()  # as the loop does behind its first update
+        self.step_alone(1)
 
     def about(self) -> About:
         """What the experiment trains."""
