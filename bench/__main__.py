@@ -2,8 +2,8 @@
 
     python -m bench [kuairand=DATA_ROOT] [only=machine,local_prod,…]
 
-Each is a command of its own, which says what it measured and in what conditions. On two idle cores
-all of them take about a quarter of an hour; ``only`` names some.
+Each is a command of its own, which says what it measured, in what conditions, and how long it took;
+``only`` names some.
 """
 
 from __future__ import annotations

@@ -104,8 +104,9 @@ def _train(
         opened as run,
         Progress(training.num_train_steps, first_step=at.step, stream=shown_on) as progress,
     ):
-        if ranks.first:
-            record(experiment.tables, experiment.save_dir, run)
+        with ranks.together():  # it opens the run where there is a plan to record
+            if ranks.first:
+                record(experiment.tables, experiment.save_dir, run)
         results = fit(experiment, run, progress, at, margin, pruning)
         value = None
         if training.objective is not None:
