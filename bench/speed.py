@@ -2,7 +2,9 @@
 
 Recap and the plain twin have a process of their own each, which take turns, so that what else the
 machine does falls on both: compare them within one run. A part that reads opens a stream of its own
-and closes it, so that nothing is read ahead while another part is measured.
+and closes it, so that nothing is read ahead while another part is measured. What the machine can do
+changes from one second to the next where others use its processors, too: it is measured before and
+behind the parts that train, in every repetition, and their shares are of what it did then.
 """
 
 from __future__ import annotations
@@ -11,12 +13,12 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
-from statistics import median
+from statistics import mean, median
 from tempfile import TemporaryDirectory
 
 from torch import nn
 
-from bench.machine import fastest_of, measured
+from bench.machine import Machine, measured
 from bench.report import table
 from bench.training import About, Plain, Recap
 from bench.worker import Worker
@@ -67,30 +69,37 @@ def _measure_at(
         recap = stack.enter_context(Worker(Recap, overrides, batch_size, folder))
         about: About = recap("about")
         print(about.text, flush=True)
-        parts = {
-            DATA: partial(recap, "data_alone", steps),
+        train: dict[str, Callable[[], float]] = {
             STEP: partial(recap, "step_alone", steps),
             WHOLE: partial(recap, "whole_training", steps),
-            EVALUATION: partial(recap, "evaluation", steps),
         }
         plain = None
         if twin is not None:
             plain = stack.enter_context(Worker(Plain, overrides, batch_size, folder, twin))
-            parts[PLAIN] = partial(plain, "step_alone", steps)
-        took: dict[str, list[float]] = {name: [] for name in parts}
+            train[PLAIN] = partial(plain, "step_alone", steps)
+        others: dict[str, Callable[[], float]] = {
+            EVALUATION: partial(recap, "evaluation", steps),
+            DATA: partial(recap, "data_alone", steps),
+        }
+        took: dict[str, list[float]] = {name: [] for name in (*train, *others)}
         machines = []
         for _ in range(repetitions):
-            for name, part in parts.items():
+            around = []
+            for name, part in train.items():
+                around.append(measured(about.device, about.dtype, times=1))
                 took[name].append(part())
-            machines.append(measured(about.device, about.dtype, times=1))
+            around.append(measured(about.device, about.dtype, times=1))
+            machines.append(_mean_of(around))
+            for name, part in others.items():
+                took[name].append(part())
         memory = {WHOLE: recap("peak_memory_mb")}
         if plain is not None:
             memory[PLAIN] = plain("peak_memory_mb")
-    machine = fastest_of(machines)
-    floor_s = machine.floor_s(about.flops * batch_size, about.adam_bytes)
+    flops = about.flops * batch_size
+    floors = [machine.floor_s(flops, about.adam_bytes) for machine in machines]
+    products = [flops / machine.gemm for machine in machines]
     rows_ = []
     for name, times in took.items():
-        trains = name in (STEP, WHOLE, PLAIN)
         middle = median(times)
         rows_.append(
             (
@@ -98,21 +107,42 @@ def _measure_at(
                 f"{1000 * middle:,.1f}",
                 f"{1000 * min(times):,.1f} … {1000 * max(times):,.1f}",
                 f"{batch_size / middle:,.0f}",
-                f"{about.flops * batch_size / middle / machine.gemm:.0%}" if trains else "",
-                f"{floor_s / middle:.0%}" if trains else "",
+                _share(products, times) if name in train else "",
+                _share(floors, times) if name in train else "",
                 f"{memory[name]:,.0f}" if name in memory else "",
             )
         )
     print(f"{repetitions} repetitions of {steps} steps, taking turns\n\n{table(HEADER, rows_)}\n")
     print(
-        f"floor: {1000 * floor_s:,.0f} ms, of {about.flops * batch_size / 1e9:,.1f} GFLOP at "
-        f"{machine.gemm / 1e9:,.0f} GFLOP/s and {about.adam_bytes / 1e9:.2f} GB at "
-        f"{machine.stream / 1e9:.1f} GB/s, both the best of this run"
+        f"floor: {1000 * median(floors):,.0f} ms ({1000 * min(floors):,.0f} … "
+        f"{1000 * max(floors):,.0f}), of {flops / 1e9:,.1f} GFLOP at "
+        f"{_spread([machine.gemm / 1e9 for machine in machines])} GFLOP/s and "
+        f"{about.adam_bytes / 1e9:.2f} GB at "
+        f"{_spread([machine.stream / 1e9 for machine in machines])} GB/s"
     )
     print(f"whole training against step alone: {_ratio(took[STEP], took[WHOLE])}")
     print(f"evaluation against whole training: {_ratio(took[WHOLE], took[EVALUATION])}")
     if twin is not None:
         print(f"recap's step against plain torch: {_ratio(took[PLAIN], took[STEP])}", flush=True)
+
+
+def _mean_of(machines: Sequence[Machine]) -> Machine:
+    """The rates that a device had on average over a repetition."""
+    return Machine(
+        machines[0].device,
+        gemm=mean(machine.gemm for machine in machines),
+        stream=mean(machine.stream for machine in machines),
+    )
+
+
+def _share(floors: Sequence[float], times: Sequence[float]) -> str:
+    """How much of the time the floor of the same repetition is: median and spread over them."""
+    shares = [floor / time for floor, time in zip(floors, times, strict=True)]
+    return f"{median(shares):.0%} ({min(shares):.0%} … {max(shares):.0%})"
+
+
+def _spread(rates: Sequence[float]) -> str:
+    return f"{median(rates):,.0f} ({min(rates):,.0f} … {max(rates):,.0f})"
 
 
 def _ratio(slower: Sequence[float], faster: Sequence[float]) -> str:

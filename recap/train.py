@@ -10,9 +10,12 @@ What trains, ``recap.trainer``, is imported when it does: torch alone takes long
 from __future__ import annotations
 
 if __name__ == "__main__":  # what follows takes seconds, in which a scheduler may warn
+    import gc
+
     from recap.signals import hold_warnings
 
     hold_warnings()
+    gc.disable()  # what starting makes, stays: to look for garbage in it takes a tenth of the time
 
 from omegaconf import DictConfig
 

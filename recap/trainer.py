@@ -7,7 +7,6 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -65,6 +64,7 @@ def _train(
     torch.backends.cuda.matmul.allow_tf32 = training.tf32
     with ranks.together():
         came_to.at = at = start(experiment)
+        resume_step = at.step
         if ranks.first:
             _write_config(experiment, cfg)
             margin.recall(**pace(experiment.save_dir))
@@ -85,14 +85,13 @@ def _train(
         for warning in experiment.train_data.rank_warnings(ranks.world_size):
             log.warning("train_data: %s", warning)
     opened = Opening(
-        partial(
-            experiment.tracker.run,
+        lambda: experiment.tracker.run(
             experiment.save_dir,
             overrides=_overrides(),
             config_yaml=resolved_yaml(cfg),
             name=experiment.save_dir.name,
             parent=_sweep_dir(),
-            resume_step=at.step,
+            resume_step=resume_step,
         )
     )
     if training.evaluates_at(at.step):  # before any update, behind which ``fit`` opens it

@@ -40,7 +40,7 @@ class Nodes:
     """The nodes of a plain config; a partial one becomes a ``Build``."""
 
     def __init__(self, plain: Mapping[str, Any]) -> None:
-        self._plain = OmegaConf.create(dict(plain))
+        self._plain = plain
         self._placed = OmegaConf.create(_placed(plain, ""))
 
     def made(self, place: str) -> Any:
@@ -57,7 +57,7 @@ class Nodes:
         made = None
         while made is None:
             try:
-                made = instantiate(OmegaConf.select(self._placed, place))
+                made = hydra.utils.instantiate(OmegaConf.select(self._placed, place))
             except InstantiationException as error:
                 where = re.search(r"^full_key: (.+)$", str(error), re.MULTILINE)
                 path = where[1] if where else place
@@ -73,7 +73,8 @@ class Nodes:
 
     def _told(self, path: str, error: BaseException) -> list[str]:
         path = path.replace(f".{_SETTINGS}", "")
-        return located(path, error, OmegaConf.select(self._plain, path) or {})
+        settings = OmegaConf.select(OmegaConf.create(dict(self._plain)), path)
+        return located(path, error, settings or {})
 
     def _taken_out(self, path: str, place: str) -> bool:
         """Takes the node at ``path`` out, if it is a row of a mapping below ``place``."""
@@ -157,16 +158,21 @@ def _named(line: str, settings: Mapping[str, Any]) -> str:
 
 
 def _placed(node: Any, path: str) -> Any:
-    """``node`` with every partial node in it as one of a ``Build`` that knows its place."""
+    """``node`` with every partial node in it as one of a ``Build`` that knows its place.
+
+    Each says itself what ``instantiate`` would: Hydra copies the config once more for an argument.
+    """
     if isinstance(node, list):
         return [_placed(item, f"{path}.{index}") for index, item in enumerate(node)]
     if not isinstance(node, dict):
         return node
     inner = {k: _placed(v, f"{path}.{k}" if path else str(k)) for k, v in node.items()}
     if inner.pop("_partial_", False) is not True or "_target_" not in inner:
-        return {**inner, **({"_partial_": False} if "_partial_" in node else {})}
+        conversion = {"_convert_": "object"} if "_target_" in inner else {}
+        return {**conversion, **inner, **({"_partial_": False} if "_partial_" in node else {})}
     return {
         "_target_": f"{__name__}.{Build.__qualname__}",
+        "_convert_": "object",
         "place": path,
         "target": inner.pop("_target_"),
         _SETTINGS: inner,

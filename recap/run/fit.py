@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import time
 from contextlib import closing
@@ -113,6 +114,7 @@ def fit(
                         run.flush()
                     checkpoints.prepare(state(experiment, at))
                     keep_freed()
+                    gc.enable()  # the command starts without, see recap.train
             if save_due:
                 with progress.aside():
                     save(experiment, run, at, checkpoints, margin)
