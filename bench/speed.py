@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from functools import partial
 from statistics import mean, median
 from tempfile import TemporaryDirectory
 
@@ -20,7 +19,7 @@ from torch import nn
 
 from bench.machine import Machine, measured
 from bench.report import table
-from bench.training import About, Plain, Recap
+from bench.training import TURN, About, Plain, Recap
 from bench.worker import Worker
 from recap.model import HeavyRanker
 
@@ -63,35 +62,33 @@ def _measure_at(
     repetitions: int,
     twin: Callable[[HeavyRanker], nn.Module] | None,
 ) -> None:
-    steps = max(2, rows // batch_size)
+    steps = max(TURN, rows // batch_size // TURN * TURN)
     with ExitStack() as stack:
         folder = stack.enter_context(TemporaryDirectory())
         recap = stack.enter_context(Worker(Recap, overrides, batch_size, folder))
         about: About = recap("about")
         print(about.text, flush=True)
-        train: dict[str, Callable[[], float]] = {
-            STEP: partial(recap, "step_alone", steps),
-            WHOLE: partial(recap, "whole_training", steps),
-        }
         plain = None
         if twin is not None:
             plain = stack.enter_context(Worker(Plain, overrides, batch_size, folder, twin))
-            train[PLAIN] = partial(plain, "step_alone", steps)
-        others: dict[str, Callable[[], float]] = {
-            EVALUATION: partial(recap, "evaluation", steps),
-            DATA: partial(recap, "data_alone", steps),
-        }
-        took: dict[str, list[float]] = {name: [] for name in (*train, *others)}
+        took: dict[str, list[float]] = {name: [] for name in (STEP, WHOLE, PLAIN, EVALUATION, DATA)}
         machines = []
+
+        def machine() -> Machine:
+            return measured(about.device, about.dtype, times=1)
+
         for _ in range(repetitions):
-            around = []
-            for name, part in train.items():
-                around.append(measured(about.device, about.dtype, times=1))
-                took[name].append(part())
-            around.append(measured(about.device, about.dtype, times=1))
+            around = [machine()]
+            whole, alone = recap("training", steps)
+            took[WHOLE].append(whole)
+            took[STEP].append(alone)
+            around.append(machine())
+            if plain is not None:
+                took[PLAIN].append(plain("step_alone", steps))
+                around.append(machine())
             machines.append(_mean_of(around))
-            for name, part in others.items():
-                took[name].append(part())
+            took[EVALUATION].append(recap("evaluation"))
+            took[DATA].append(recap("data_alone", steps))
         memory = {WHOLE: recap("peak_memory_mb")}
         if plain is not None:
             memory[PLAIN] = plain("peak_memory_mb")
@@ -100,15 +97,17 @@ def _measure_at(
     products = [flops / machine.gemm for machine in machines]
     rows_ = []
     for name, times in took.items():
-        middle = median(times)
+        if not times:
+            continue
+        trains, middle = name in (STEP, WHOLE, PLAIN), median(times)
         rows_.append(
             (
                 name,
                 f"{1000 * middle:,.1f}",
                 f"{1000 * min(times):,.1f} … {1000 * max(times):,.1f}",
                 f"{batch_size / middle:,.0f}",
-                _share(products, times) if name in train else "",
-                _share(floors, times) if name in train else "",
+                _share(products, times) if trains else "",
+                _share(floors, times) if trains else "",
                 f"{memory[name]:,.0f}" if name in memory else "",
             )
         )

@@ -54,7 +54,7 @@ class Profiled(Recap):
                 labelled = _labelled(getattr(owner, name), part)
                 stack.enter_context(patch.object(owner, name, labelled))
             profiler = profile(acc_events=True)
-            step_s = self.whole_training(steps, profiler)
+            step_s = self.whole_training(steps, around=profiler)
         parts: dict[str, float] = {}
         operators: dict[str, float] = {}
         for event in profiler.key_averages():

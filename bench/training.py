@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext, suppress
 from dataclasses import dataclass, replace
 from itertools import islice
+from statistics import mean
 from time import perf_counter
 
 import torch
@@ -33,7 +34,8 @@ from recap.run.update import update
 from recap.tracking import Run
 
 NEVER = 10**9  # steps
-SETTLED_S = 1.0  # behind the first step of a run, it does only what it does at every step
+SETTLED_S = 2.0  # behind the first step of a run, it does only what it does at every step
+TURN = 2  # steps of whole training between two pauses
 
 
 @dataclass(frozen=True)
@@ -114,16 +116,27 @@ class Recap:
 
         return seconds(work, self.device) / steps
 
+    def training(self, steps: int) -> tuple[float, float]:
+        """Seconds a step of ``recap.run.fit`` as it is configured, and of an update alone.
+
+        They take turns within one run, so that what else the machine does falls on both.
+        """
+        alone: list[float] = []
+        whole = self.whole_training(steps, pause=lambda: alone.append(self.step_alone(TURN)))
+        return whole, mean(alone)
+
     def whole_training(
         self,
         steps: int,
+        *,
         around: AbstractContextManager = nullcontext(),  # noqa: B008
+        pause: Callable[[], object] = lambda: None,
     ) -> float:
         """Seconds a step of ``recap.run.fit`` as it is configured, once the run has settled.
 
-        These steps are made within ``around``.
+        These steps are made within ``around``; ``pause`` is called behind every few of them.
         """
-        stopwatch = Stopwatch(steps, self.device, around)
+        stopwatch = Stopwatch(steps, self.device, around, pause)
         with suppress(Enough), self.opened() as run, stopwatch:
             fit(self.experiment, run, stopwatch, Place(step=0, position=0), Margin(None))
         return stopwatch.seconds / steps
@@ -134,17 +147,15 @@ class Recap:
         save_dir.mkdir(parents=True, exist_ok=True)
         return self.experiment.tracker.run(save_dir)
 
-    def evaluation(self, steps: int) -> float:
-        """Seconds a batch of an evaluation of the first partition, with its metrics."""
+    def evaluation(self) -> float:
+        """Seconds that as many examples as a step's take in a pass over the first partition."""
         name, data = next(iter(self.experiment.validation_data.items()))
-        data = replace(data, global_batch_size=len(self.batch))
-        steps = min(steps, data.num_rows // len(self.batch))
-        training = replace(self.experiment.training, num_eval_steps=steps)
+        training = replace(self.experiment.training, num_eval_steps=-1)
 
         def work() -> None:
             evaluate(self.experiment.ranker, {name: data}, training)
 
-        return seconds(work, self.device) / steps
+        return seconds(work, self.device) * len(self.batch) / data.num_rows
 
     def peak_memory_mb(self) -> float:
         """Of this process so far; on a GPU, of the GPU."""
@@ -202,7 +213,7 @@ class Enough(Exception):
 
 
 class Stopwatch(Progress):
-    """A run's progress that times so many steps, and then ends the run.
+    """A run's progress that times so many steps, pauses the run between them, and then ends it.
 
     They begin when the run has settled: behind its first step memory for saves is taken in the
     background, once.
@@ -210,9 +221,15 @@ class Stopwatch(Progress):
 
     seconds = 0.0
 
-    def __init__(self, steps: int, device: torch.device, around: AbstractContextManager) -> None:
+    def __init__(
+        self,
+        steps: int,
+        device: torch.device,
+        around: AbstractContextManager,
+        pause: Callable[[], object],
+    ) -> None:
         super().__init__(NEVER)
-        self._left, self._device, self._around = steps, device, around
+        self._left, self._device, self._around, self._pause = steps, device, around, pause
         self._first: float | None = None  # when the first step was done
         self._start: Moment | None = None
 
@@ -221,10 +238,13 @@ class Stopwatch(Progress):
         super().advance(num_examples)
         if self._start is not None:
             self._left -= 1
-            if self._left == 0:
-                self.seconds = between(self._start, moment(self._device))
-                self._around.__exit__(None, None, None)
-                raise Enough
+            if self._left % TURN == 0:
+                self.seconds += between(self._start, moment(self._device))
+                self._pause()
+                if self._left == 0:
+                    self._around.__exit__(None, None, None)
+                    raise Enough
+                self._start = moment(self._device)
         elif self._first is None:
             self._first = perf_counter()
         elif perf_counter() - self._first >= SETTLED_S:

@@ -1,6 +1,7 @@
-"""Adam without the compiler does what torch's own does."""
+"""Adam without the compiler, and with few kernels, does what torch's own does."""
 
 import copy
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -72,3 +73,20 @@ def test_hooks_of_a_step_are_called():
     optimizer.register_step_post_hook(lambda *_: seen.append("after"))
     step(optimizer, 1)
     assert seen == ["after"]
+
+
+def test_groups_that_are_updated_alike_are_one_kernel():
+    ours, theirs = [torch.nn.Parameter(torch.linspace(-1, 1, 4)) for _ in range(2)], parameters()
+    rows = [
+        {"params": [ours[0]], "name": "like", "lr": 0.1},
+        {"params": [theirs[0]], "name": "repost", "lr": 0.2},
+        {"params": [ours[1]], "name": "reply", "lr": 0.1},
+    ]
+    optimizer = Adam(rows, fused=True)
+    with patch("torch._fused_adam_", wraps=torch._fused_adam_) as kernel:
+        step(optimizer, 1)
+        assert [len(call.args[0]) for call in kernel.call_args_list] == [2, 1]
+        optimizer.param_groups[1]["lr"] = 0.1
+        step(optimizer, 2)
+        assert [len(call.args[0]) for call in kernel.call_args_list] == [2, 1, 3]
+    assert [group["name"] for group in optimizer.param_groups] == ["like", "repost", "reply"]
