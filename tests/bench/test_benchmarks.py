@@ -47,11 +47,11 @@ def test_the_parts_of_training(
     out = printed(local_prod, *arguments, monkeypatch=monkeypatch, capsys=capsys)
     rows = [line.split("|")[1].strip() for line in out.splitlines() if line.startswith("|")]
     assert [row for row in rows if row != "part" and not row.startswith("-")] == [
-        "data alone",
         "step alone",
         "whole training",
-        "evaluation",
         "step of plain torch",
+        "evaluation",
+        "data alone",
     ]
     assert "32 rows in 1 files" in out
     assert "recap's step against plain torch: " in out
