@@ -21,7 +21,7 @@ from statistics import median
 from typing import Any
 
 from bench.local_prod import write_data
-from bench.machine import Machine, fastest_of, measured
+from bench.machine import Machine, measured, over_all
 from bench.report import conditions, own_settings, table
 from bench.training import About, Plain, Recap
 from bench.worker import Worker
@@ -100,7 +100,7 @@ def main() -> None:
             if axis not in [axis for axis, *_ in found]:
                 machines.append(measured(about.device, about.dtype, times=2))
             found.append((axis, at, about, batch_size, *map(median, zip(*pairs, strict=True))))
-    machine = fastest_of(machines)
+    machine = over_all(machines, max)
     costs = [
         Cost(axis, at, recap_s, plain_s, _floor_s(about, batch_size, machine))
         for axis, at, about, batch_size, recap_s, plain_s in found

@@ -9,7 +9,7 @@ them measures them anew, in the same run.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -29,11 +29,21 @@ EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
 
 @dataclass(frozen=True)
 class Machine:
-    """Measured rates of a device: products in FLOP/s, a stream through memory in bytes/s."""
+    """Measured rates of a device by way: products in FLOP/s, streams through memory in bytes/s."""
 
     device: torch.device
-    gemm: float
-    stream: float
+    products: Mapping[str, float]
+    streams: Mapping[str, float]
+
+    @property
+    def gemm(self) -> float:
+        """FLOP/s of the fastest way."""
+        return max(self.products.values())
+
+    @property
+    def stream(self) -> float:
+        """Bytes/s of the fastest way."""
+        return max(self.streams.values())
 
     def floor_s(self, flops: float, num_bytes: float) -> float:
         """Seconds that a step cannot go below: products at their peak, then its optimizer's bytes.
@@ -46,18 +56,20 @@ class Machine:
 def measured(
     device: torch.device, dtype: torch.dtype = torch.float32, *, times: int = 5
 ) -> Machine:
-    """The best rates of ``device`` among all ways that are tried, each ``times`` times."""
-    return Machine(
-        device,
-        gemm=max(rate for *_, rate in gemm_rates(device, dtype, times=times)),
-        stream=max(stream_rates(device, times=times).values()),
-    )
+    """The rates of ``device`` in all ways that are tried, the best of ``times`` times each."""
+    products = {
+        f"{shape} {path}": rate for shape, path, rate in gemm_rates(device, dtype, times=times)
+    }
+    return Machine(device, products, stream_rates(device, times=times))
 
 
-def fastest_of(machines: Sequence[Machine]) -> Machine:
-    """The best rates of a device that was measured several times."""
+def over_all(machines: Sequence[Machine], many: Callable[[Iterable[float]], float]) -> Machine:
+    """A device that was measured several times: of each way ``many`` of its rates, e.g. max."""
+    first = machines[0]
     return Machine(
-        machines[0].device, max(m.gemm for m in machines), max(m.stream for m in machines)
+        first.device,
+        {way: many([m.products[way] for m in machines]) for way in first.products},
+        {way: many([m.streams[way] for m in machines]) for way in first.streams},
     )
 
 

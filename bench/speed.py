@@ -4,7 +4,8 @@ Recap and the plain twin have a process of their own each, which take turns, so 
 machine does falls on both: compare them within one run. A part that reads opens a stream of its own
 and closes it, so that nothing is read ahead while another part is measured. What the machine can do
 changes from one second to the next where others use its processors, too: it is measured before and
-behind the parts that train, in every repetition, and their shares are of what it did then.
+behind the parts that train, in every repetition, and their shares are of what it did then on
+average. A product's luckiest time would count the machine's good moments in and the bad ones out.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from tempfile import TemporaryDirectory
 
 from torch import nn
 
-from bench.machine import Machine, measured
+from bench.machine import Machine, measured, over_all
 from bench.report import table
 from bench.training import TURN, About, Plain, Recap
 from bench.worker import Worker
@@ -86,7 +87,7 @@ def _measure_at(
             if plain is not None:
                 took[PLAIN].append(plain("step_alone", steps))
                 around.append(machine())
-            machines.append(_mean_of(around))
+            machines.append(over_all(around, mean))
             took[EVALUATION].append(recap("evaluation"))
             took[DATA].append(recap("data_alone", steps))
         memory = {WHOLE: recap("peak_memory_mb")}
@@ -123,15 +124,6 @@ def _measure_at(
     print(f"evaluation against whole training: {_ratio(took[WHOLE], took[EVALUATION])}")
     if twin is not None:
         print(f"recap's step against plain torch: {_ratio(took[PLAIN], took[STEP])}", flush=True)
-
-
-def _mean_of(machines: Sequence[Machine]) -> Machine:
-    """The rates that a device had on average over a repetition."""
-    return Machine(
-        machines[0].device,
-        gemm=mean(machine.gemm for machine in machines),
-        stream=mean(machine.stream for machine in machines),
-    )
 
 
 def _share(floors: Sequence[float], times: Sequence[float]) -> str:
