@@ -27,7 +27,7 @@ class Linear(nn.Linear):
     torch's own values would take as long as these, only to be written over.
     """
 
-    kept: Tensor | None = None  # the last gradient's memory; no part of the state
+    kept: Tensor | None = None  # the last gradient's memory, see room; no part of the state
 
     def reset_parameters(self) -> None:
         """Draws the weights anew, and sets the bias to 0."""
@@ -40,6 +40,12 @@ class Linear(nn.Linear):
         if writes_in_place(input):
             return _SideBySide.apply(input, [self], self.weight, self.bias)
         return super().forward(input)
+
+    def room(self, outputs: int) -> Tensor:
+        """Memory [outputs, D] for the gradient of the weight, or of those side by side with it."""
+        if self.kept is None or not _is_free(self.kept, self.weight, outputs):
+            self.kept = self.weight.new_empty(outputs, self.in_features)
+        return self.kept
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "kept"}
@@ -97,14 +103,23 @@ class _SideBySide(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         rows, *weights = ctx.saved_tensors
         of_rows: Tensor | None = None
-        found: list[Tensor | None] = []
         columns = grads[0].split([len(weight) for weight in weights], dim=1)
+        if ctx.needs_input_grad[0]:
+            for weight, grad in zip(weights, columns, strict=True):
+                of_rows = grad @ weight if of_rows is None else of_rows.addmm_(grad, weight)
+        needed = ctx.needs_input_grad[2:]
+        if all(needed[::2]) and all(map(_begins, weights)):
+            first = ctx.layers[0]
+            joint = torch.mm(grads[0].t(), rows, out=first.room(sum(map(len, weights))))
+            parts = joint.split([len(weight) for weight in weights])
+            for weight, part in zip(weights, parts, strict=True):
+                weight.grad = part
+            needed = [needs and number % 2 for number, needs in enumerate(needed)]
+        found: list[Tensor | None] = []
         for number, (layer, weight, grad) in enumerate(
             zip(ctx.layers, weights, columns, strict=True)
         ):
-            if ctx.needs_input_grad[0]:
-                of_rows = grad @ weight if of_rows is None else of_rows.addmm_(grad, weight)
-            of_weight, of_bias = ctx.needs_input_grad[2 + 2 * number : 4 + 2 * number]
+            of_weight, of_bias = needed[2 * number : 2 * number + 2]
             found.append(add_gradient(layer, weight, grad, rows) if of_weight else None)
             found.append(grad.sum(0) if of_bias else None)
         return of_rows, None, *found
@@ -122,10 +137,13 @@ def add_gradient(layer: Linear, weight: Tensor, grad: Tensor, rows: Tensor) -> T
     if weight.grad is not None:
         weight.grad.addmm_(grad.t(), rows)
         return None
-    if layer.kept is None or not _is_free(layer.kept, weight):
-        layer.kept = torch.empty_like(weight)
-    weight.grad = torch.mm(grad.t(), rows, out=layer.kept)
+    weight.grad = torch.mm(grad.t(), rows, out=layer.room(len(weight)))
     return None
+
+
+def _begins(weight: Tensor) -> bool:
+    """Whether this backward pass only adds up the weight's gradient, and there is none yet."""
+    return weight.grad is None and _accumulated(weight)
 
 
 def _accumulated(weight: Tensor) -> bool:
@@ -138,10 +156,10 @@ def _accumulated(weight: Tensor) -> bool:
         return False
 
 
-def _is_free(kept: Tensor, weight: Tensor) -> bool:
-    """Whether the memory fits the weight, and nobody holds on to the gradient that lay in it."""
+def _is_free(kept: Tensor, weight: Tensor, outputs: int) -> bool:
+    """Whether the memory fits so many rows of the weight, and nobody holds on to what lay in it."""
     # references: the layer's, this function's, getrefcount's; the tensor's and the storage object's
     held = sys.getrefcount(kept) > 3
     held |= torch._C._storage_Use_Count(kept.untyped_storage()._cdata) > 2
-    fits = kept.shape == weight.shape and kept.dtype == weight.dtype
+    fits = kept.shape == (outputs, weight.shape[1]) and kept.dtype == weight.dtype
     return fits and kept.device == weight.device and not held

@@ -1,6 +1,7 @@
 """Fast layers beside their plain twins: the same outputs and gradients, in memory that is kept."""
 
 import copy
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -115,6 +116,35 @@ def test_layers_side_by_side_are_the_layers_behind_each_other():
     theirs = torch.cat([layer(wide) for layer in exact], dim=1)
     theirs.square().sum().backward()
     assert_as_exact([out, rows.grad, *by_name(*layers)], [theirs, wide.grad, *by_name(exact)])
+
+
+def test_gradients_of_layers_side_by_side_are_one_multiplication():
+    layers, rows = [Linear(3, 2, bias=False), Linear(3, 1, bias=False)], torch.ones(4, 3)
+    with patch("torch.mm", wraps=torch.mm) as product:
+        side_by_side(rows, layers).sum().backward()
+        first, second = map(gradient, layers)
+        assert [call.kwargs["out"].tolist() for call in product.call_args_list[2:]] == [
+            [[4.0] * 3] * 3
+        ]
+    assert [first.tolist(), second.tolist()] == [[[4.0] * 3] * 2, [[4.0] * 3]]
+    place = first.data_ptr()
+    side_by_side(rows, layers).sum().backward()  # a further micro-batch adds to them
+    assert [first.tolist(), second.tolist()] == [[[8.0] * 3] * 2, [[8.0] * 3]]
+    layers[0].zero_grad(set_to_none=True)
+    layers[1].zero_grad(set_to_none=True)
+    side_by_side(rows, layers).sum().backward()  # both are still held by this test
+    assert gradient(layers[0]).data_ptr() != place
+    assert second.tolist() == [[8.0] * 3]
+
+
+def test_a_frozen_layer_side_by_side_with_others_gets_no_gradient():
+    layers, rows = [Linear(3, 2), Linear(3, 1)], torch.ones(4, 3)
+    layers[0].weight.requires_grad = False
+    side_by_side(rows, layers).sum().backward()
+    assert layers[0].weight.grad is None
+    assert gradient(layers[1]).tolist() == [[4.0] * 3]
+    assert layers[0].bias.grad is not None
+    assert layers[0].bias.grad.tolist() == [4.0, 4.0]
 
 
 def test_a_masked_layer_is_the_layer_of_the_product():
