@@ -1,11 +1,11 @@
 """Times of data alone, the step alone, whole training and evaluation, beside a plain torch step.
 
-Recap and the plain twin have a process of their own each, which take turns, so that what else the
-machine does falls on both: compare them within one run. A part that reads opens a stream of its own
-and closes it, so that nothing is read ahead while another part is measured. What the machine can do
-changes from one second to the next where others use its processors, too: it is measured before and
-behind the parts that train, in every repetition, and their shares are of what it did then on
-average. A product's luckiest time would count the machine's good moments in and the bad ones out.
+Recap and the plain twin have a process of their own each, which take turns of a few steps, so that
+what else the machine does falls on both: compare them within one run. A part that reads opens a
+stream of its own and closes it, so that nothing is read ahead while another part is measured.
+What the machine can do changes from one second to the next where others use its processors, too: it
+is measured before and behind the parts that train, in every repetition, and their shares are of
+what it did then on average. A product's luckiest time would count good moments in and bad ones out.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def _measure_at(
         if twin is not None:
             plain = stack.enter_context(Worker(Plain, overrides, batch_size, folder, twin))
         took: dict[str, list[float]] = {name: [] for name in (STEP, WHOLE, PLAIN, EVALUATION, DATA)}
-        machines = []
+        machines, beside_plain = [], []
 
         def machine() -> Machine:
             return measured(about.device, about.dtype, times=1)
@@ -85,7 +85,10 @@ def _measure_at(
             took[STEP].append(alone)
             around.append(machine())
             if plain is not None:
-                took[PLAIN].append(plain("step_alone", steps))
+                turns = range(steps // TURN)
+                pairs = [(plain("step_alone", TURN), recap("step_alone", TURN)) for _ in turns]
+                took[PLAIN].append(mean(theirs for theirs, _ in pairs))
+                beside_plain.append(mean(ours for _, ours in pairs))
                 around.append(machine())
             machines.append(over_all(around, mean))
             took[EVALUATION].append(recap("evaluation"))
@@ -123,7 +126,7 @@ def _measure_at(
     print(f"whole training against step alone: {_ratio(took[STEP], took[WHOLE])}")
     print(f"evaluation against whole training: {_ratio(took[WHOLE], took[EVALUATION])}")
     if twin is not None:
-        print(f"recap's step against plain torch: {_ratio(took[PLAIN], took[STEP])}", flush=True)
+        print(f"recap's step against plain torch: {_ratio(took[PLAIN], beside_plain)}", flush=True)
 
 
 def _share(floors: Sequence[float], times: Sequence[float]) -> str:
