@@ -21,6 +21,7 @@ DATA = "directory={data}"
 COMMANDS = {
     "machine": [],
     "local_prod": [DATA],
+    "products": [],
     "step_parts": [DATA],
     "cost": [DATA],
     "start_up": [DATA],

@@ -72,7 +72,9 @@ def read_config(run_dir: Path) -> DictConfig:
 
 def config_digest(cfg: DictConfig) -> str:
     """``recap.outcome.digest`` of a composed config, with or without Hydra's own section."""
-    rest = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
+    rest = cfg
+    if "hydra" in cfg:
+        rest = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
     try:
         plain: Any = values(rest)
     except OmegaConfBaseException:  # what leads nowhere is refused before it is trained

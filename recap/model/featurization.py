@@ -106,7 +106,7 @@ class DoubleNormLog(nn.Module):
 
 def log1p_abs(values: Tensor) -> Tensor:
     """sign(x)·log(1 + abs(x)), elementwise: close to x around 0, logarithmic in the tails."""
-    return torch.copysign(values.abs().log1p(), values)
+    return values.abs().log1p_().copysign_(values)
 
 
 def check_clip_magnitude(clip_magnitude: float) -> None:

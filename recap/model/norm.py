@@ -79,4 +79,8 @@ class RowNorm(nn.Module):
         values = rows.detach()
         # amin and amax are vectorised; aminmax, and a comparison with all(), take ten times longer.
         constant = values.amin(dim=-1, keepdim=True) == values.amax(dim=-1, keepdim=True)
+        # `where` is a pass over the rows and two backward; a CPU's numbers can be asked for
+        on_cpu = type(rows) is Tensor and rows.device.type == "cpu"
+        if on_cpu and not torch.compiler.is_compiling() and not constant.any():
+            return normed
         return torch.where(constant, 0.0 if self.bias is None else self.bias, normed)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
-from typing import cast
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from recap.model import batch_norm
-from recap.model.linear import Linear, side_by_side
+from recap.model.linear import Linear, side_by_side, writes_in_place
 from recap.model.mlp import MLP
 
 
@@ -47,7 +48,7 @@ def _shape(tower: nn.Module) -> Hashable | None:
 
 def _side_by_side(towers: Sequence[MLP], shared: Tensor) -> Tensor:
     """The towers' outputs [B, T · N], those of each behind each other."""
-    dropouts = _dropouts(towers, shared)
+    drawn = _dropouts(towers, shared)
     rows, depth = shared, 0
     kept = [[layer for layer in t.layers if not isinstance(layer, nn.Dropout)] for t in towers]
     for layers in zip(*kept, strict=True):
@@ -57,9 +58,7 @@ def _side_by_side(towers: Sequence[MLP], shared: Tensor) -> Tensor:
         elif isinstance(layers[0], batch_norm.BatchNorm1d):
             rows = batch_norm.side_by_side(rows, layers)
         else:
-            rows = layers[0](rows)
-            if depth in dropouts:
-                rows = rows * dropouts[depth].to(rows.dtype)
+            rows = _dropped_relu(rows, drawn.get(depth, {}), len(towers))
     return rows
 
 
@@ -71,29 +70,55 @@ def _each_its_own(rows: Tensor, layers: Sequence[Linear]) -> Tensor:
     return torch.baddbmm(biases, each, weights).transpose(0, 1).flatten(1)
 
 
-def _dropouts(towers: Sequence[MLP], shared: Tensor) -> dict[int, Tensor]:
-    """What the hidden units [B, T · N] behind the n-th linear layer are multiplied by, by n.
+def _dropped_relu(rows: Tensor, drawn: Mapping[int, Tensor], num_towers: int) -> Tensor:
+    """relu(rows), [B, T · N]; the columns of tower t times ``drawn[t]`` [B, N], if it is there."""
+    if not drawn:
+        return rows.relu()
+    width = rows.shape[1] // num_towers
+    if writes_in_place(rows):
+        columns = [slice(number * width, (number + 1) * width) for number in drawn]
+        return _DroppedRelu.apply(rows, columns, *drawn.values())
+    ones = rows.new_ones(len(rows), width)
+    factors = torch.cat([drawn.get(number, ones) for number in range(num_towers)], dim=1)
+    return rows.relu() * factors.to(rows.dtype)
+
+
+class _DroppedRelu(torch.autograd.Function):
+    """relu(rows), some of its columns multiplied by what a dropout has drawn for them."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, columns: Sequence[slice], *drawn: Tensor) -> Tensor:
+        out = rows.relu()
+        _multiply(out, columns, drawn)
+        ctx.columns = columns
+        ctx.save_for_backward(out, *drawn)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        out, *drawn = ctx.saved_tensors
+        of_rows = torch.ops.aten.threshold_backward(grads[0], out, 0)
+        _multiply(of_rows, ctx.columns, drawn)
+        return of_rows, None, *[None for _ in drawn]
+
+
+def _multiply(rows: Tensor, columns: Sequence[slice], factors: Sequence[Tensor]) -> None:
+    for each, factor in zip(columns, factors, strict=True):
+        rows[:, each].mul_(factor)
+
+
+def _dropouts(towers: Sequence[MLP], shared: Tensor) -> dict[int, dict[int, Tensor]]:
+    """What hidden units [B, N] are multiplied by: those behind the n-th linear layer, of tower t.
 
     Drawn tower after tower, as towers by themselves would.
     """
     drawn: dict[int, dict[int, Tensor]] = {}
-    widths: dict[int, int] = {}
     for number, tower in enumerate(towers):
-        depth = 0
+        depth, width = 0, 0
         for layer in tower.layers:
             if isinstance(layer, Linear):
-                depth += 1
-                widths[depth] = layer.out_features
+                depth, width = depth + 1, layer.out_features
             elif isinstance(layer, nn.Dropout) and layer.training:
-                ones = shared.new_ones(len(shared), widths[depth])
-                drawn.setdefault(depth, {})[number] = layer(ones)
-    return {
-        depth: torch.cat(
-            [
-                found[number] if number in found else shared.new_ones(len(shared), widths[depth])
-                for number in range(len(towers))
-            ],
-            dim=1,
-        )
-        for depth, found in drawn.items()
-    }
+                drawn.setdefault(depth, {})[number] = layer(shared.new_ones(len(shared), width))
+    return drawn

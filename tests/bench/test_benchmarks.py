@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 
-from bench import cost, local_prod, machine, start_up, step_parts
+from bench import cost, local_prod, machine, products, start_up, step_parts
 from bench.__main__ import COMMANDS
 
 BLOCK = "{output_size: 8, aggregation_size: 8, reduction_factor: null, input_layer_norm: false}"
@@ -37,6 +37,15 @@ def test_the_machines_rates(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     out = printed(machine, "times=1", monkeypatch=monkeypatch, capsys=capsys)
     assert "| 8 × 8 × 8 " in out
     assert "| fused Adam " in out
+
+
+def test_the_products_of_a_step(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    arguments = ("batch_sizes=8", "repetitions=1", *NARROW)
+    out = printed(products, *arguments, monkeypatch=monkeypatch, capsys=capsys)
+    rows = [line.split("|")[1].strip() for line in out.splitlines() if line.startswith("|")]
+    assert rows[2:] == ["outputs", "gradients of inputs", "gradients of weights", "all"]
 
 
 def test_the_parts_of_training(
