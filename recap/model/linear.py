@@ -108,7 +108,8 @@ class _SideBySide(torch.autograd.Function):
             for weight, grad in zip(weights, columns, strict=True):
                 of_rows = grad @ weight if of_rows is None else of_rows.addmm_(grad, weight)
         needed = ctx.needs_input_grad[2:]
-        if all(needed[::2]) and all(map(_begins, weights)):
+        each_once = len({id(weight) for weight in weights}) == len(weights)
+        if each_once and all(needed[::2]) and all(map(_begins, weights)):
             first = ctx.layers[0]
             joint = torch.mm(grads[0].t(), rows, out=first.room(sum(map(len, weights))))
             parts = joint.split([len(weight) for weight in weights])

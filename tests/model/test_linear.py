@@ -147,6 +147,12 @@ def test_a_frozen_layer_side_by_side_with_others_gets_no_gradient():
     assert layers[0].bias.grad.tolist() == [4.0, 4.0]
 
 
+def test_a_layer_that_is_there_twice_gets_both_gradients():
+    layer, rows = Linear(3, 2), torch.ones(4, 3)
+    side_by_side(rows, [layer, layer]).sum().backward()
+    assert gradient(layer).tolist() == [[8.0] * 3] * 2
+
+
 def test_a_masked_layer_is_the_layer_of_the_product():
     torch.manual_seed(0)
     layer = Linear(40, 8)
