@@ -13,10 +13,10 @@ import torch
 from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from recap.compose import Refused
-from recap.compose.run_config import resolved_yaml, write_config
+from recap.compose.run_config import composed_yaml, resolved_yaml, write_config
 from recap.console import Progress, metrics_table
 from recap.distributed import Ranks
 from recap.evaluation import objective, shown, undefined
@@ -150,7 +150,7 @@ def _alone_in(save_dir: Path, ranks: Ranks) -> Iterator[None]:
 
 def _write_config(experiment: Experiment, cfg: DictConfig) -> None:
     try:
-        write_config(experiment.save_dir, without_passwords(OmegaConf.to_yaml(cfg)))
+        write_config(experiment.save_dir, without_passwords(composed_yaml(cfg)))
     except OSError as error:
         raise Refused([f"training.save_dir={experiment.save_dir}: {error}"]) from error
 

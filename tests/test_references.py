@@ -8,7 +8,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from recap.compose import compose, references
 from recap.compose.references import values
-from recap.compose.run_config import resolved_yaml
+from recap.compose.run_config import composed_yaml, resolved_yaml
 
 
 def by_omegaconf(cfg: DictConfig) -> Any:
@@ -29,6 +29,13 @@ def test_an_experiments_values_are_looked_up(experiment: str, monkeypatch: pytes
     assert values(cfg) == expected
     assert resolved_yaml(cfg) == text
     assert "${" not in str(expected)
+
+
+def test_a_written_config_is_read_as_it_was():
+    cfg = compose("experiment=local_prod", "data_root='a: b #ü'")
+    assert composed_yaml(cfg) == OmegaConf.to_yaml(cfg)
+    odd = {"none": None, "on": "on", "one": "1", "½": "😀\n", "to": "${none}", "missing": "???"}
+    assert OmegaConf.create(composed_yaml(OmegaConf.create(odd))) == odd
 
 
 @pytest.mark.parametrize(
