@@ -83,7 +83,8 @@ def test_groups_that_are_updated_alike_are_one_kernel():
         {"params": [ours[1]], "name": "reply", "lr": 0.1},
     ]
     optimizer = Adam(rows, fused=True)
-    with patch("torch._fused_adam_", wraps=torch._fused_adam_) as kernel:
+    fused = torch._fused_adam_  # pyright: ignore[reportPrivateImportUsage]
+    with patch("torch._fused_adam_", wraps=fused) as kernel:
         step(optimizer, 1)
         assert [len(call.args[0]) for call in kernel.call_args_list] == [2, 1]
         optimizer.param_groups[1]["lr"] = 0.1
