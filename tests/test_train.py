@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 from pathlib import Path
 
@@ -68,6 +69,15 @@ def test_n_train_steps_are_n_updates(tiny: Tiny, number: int):
     assert state["step"] == number
     assert {int(held["step"]) for held in state["optimizer"].values()} == {number}  # Adam's counter
     assert list(losses(tiny)) == list(range(1, number + 1))
+
+
+def test_garbage_is_collected_again_from_the_first_update_on(tiny: Tiny):
+    gc.disable()  # as the command does while it starts
+    try:
+        tiny.train("training.num_train_steps=1")
+        assert gc.isenabled()
+    finally:
+        gc.enable()
 
 
 def test_no_train_steps_are_an_evaluation_of_the_first_weights(tiny: Tiny):
